@@ -1,0 +1,94 @@
+//! The one name space of principals: which names are given, and which are used as roles.
+//!
+//! Both facts are markers in [`Table::Principals`]: `name/<name>` holds the kind, `role/<role>` says that an account
+//! carries the role. A name is marked before the role's marker is looked for, and the other way round, so that of two
+//! nodes that give the same text as a name and as a role at once at most one succeeds.
+
+use super::{AccountError, Directory};
+use crate::model::PrincipalKind;
+use crate::store::{Expect, StoreError, Table};
+
+fn name_key(name: &str) -> String {
+    format!("name/{name}")
+}
+
+fn role_key(role: &str) -> String {
+    format!("role/{role}")
+}
+
+impl Directory {
+    /// Registers a principal that was seen for the first time (`corp:1234`, `client:pep`, certificates): refused when
+    /// its name is used as a role or belongs to a principal of another kind. Names seen before always pass.
+    ///
+    /// # Errors
+    /// [`AccountError::NameIsRole`], [`AccountError::Exists`] (another kind has the name), or the store is away.
+    pub async fn admit(&self, name: &str, kind: PrincipalKind) -> Result<(), AccountError> {
+        if name.is_empty() || name == "anonymous" || kind == PrincipalKind::Anonymous {
+            return Err(AccountError::NameIsRole(name.to_owned()));
+        }
+        if kind != PrincipalKind::User && self.file_account(name).is_some() {
+            return Err(AccountError::Exists(name.to_owned()));
+        }
+        let key = name_key(name);
+        let put = self.records.put(Table::Principals, &key, kind.as_str().as_bytes(), None, Expect::Absent);
+        if put.await?.is_none() {
+            let seen = self.records.get(Table::Principals, &key).await?;
+            let same = seen.is_none_or(|record| record.value == kind.as_str().as_bytes());
+            return if same { Ok(()) } else { Err(AccountError::Exists(name.to_owned())) };
+        }
+        if self.is_role(name).await? {
+            self.records.delete(Table::Principals, &key, Expect::Anything).await?;
+            return Err(AccountError::NameIsRole(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// True when a principal of that name exists: policy loading refuses `g` rows that use it as a role.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn principal_exists(&self, name: &str) -> Result<bool, StoreError> {
+        if name == "anonymous" || self.file_account(name).is_some() {
+            return Ok(true);
+        }
+        Ok(self.records.get(Table::Principals, &name_key(name)).await?.is_some()
+            || self.records.get(Table::Accounts, name).await?.is_some())
+    }
+
+    /// True when policies, the configuration, or an account use the name as a role.
+    pub(super) async fn is_role(&self, name: &str) -> Result<bool, StoreError> {
+        if self.policy_roles.load().contains(name) || self.configured_roles.load().contains(name) {
+            return Ok(true);
+        }
+        let key = role_key(name);
+        let marked = self.records.get(Table::Principals, &key).await?;
+        let in_file = self.file.load().values().any(|account| carries(account, name));
+        if in_file || marked.is_none() {
+            return Ok(in_file);
+        }
+        if self.stored().await?.iter().any(|account| carries(account, name)) {
+            return Ok(true);
+        }
+        // The last account that had the role lost it.
+        if let Some(record) = marked {
+            self.records.delete(Table::Principals, &key, Expect::Version(record.version)).await?;
+        }
+        Ok(false)
+    }
+
+    /// Marks that accounts carry these roles from now on; refused when one is a principal's name.
+    pub(super) async fn give_roles(&self, roles: &[crate::model::RoleName]) -> Result<(), AccountError> {
+        for role in roles {
+            let key = role_key(role.as_str());
+            self.records.put(Table::Principals, &key, b"role", None, Expect::Anything).await?;
+            if self.principal_exists(role.as_str()).await? {
+                return Err(AccountError::RoleIsName(role.as_str().to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn carries(account: &super::Account, role: &str) -> bool {
+    account.roles.iter().any(|carried| carried.as_str() == role)
+}

@@ -1,0 +1,78 @@
+//! `/healthz`, `/readyz` and `/metrics`: open on this listener.
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, Responder, web};
+use serde::Serialize;
+
+use crate::http::Services;
+use crate::metrics::Readings;
+
+/// How long the store may take to answer before the node is not ready.
+const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Adds the three.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::get().to(alive))
+        .route("/readyz", web::get().to(ready))
+        .route("/metrics", web::get().to(metrics));
+}
+
+async fn alive() -> impl Responder {
+    HttpResponse::Ok().content_type("text/plain").body("alive\n")
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    policy: String,
+    reasons: Vec<Reason>,
+}
+
+#[derive(Serialize)]
+struct Reason {
+    code: &'static str,
+    message: String,
+}
+
+async fn ready(services: web::Data<Services>) -> impl Responder {
+    let mut reasons = Vec::new();
+    match tokio::time::timeout(STORE_ANSWERS_WITHIN, services.store.records.ping()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => reasons.push(Reason { code: "store-unavailable", message: error.to_string() }),
+        Err(_elapsed) => reasons.push(Reason {
+            code: "store-unavailable",
+            message: "the store did not answer within 1 s".into(),
+        }),
+    }
+    if !services.revocations.is_fresh() {
+        let lag = services.revocations.lag().as_secs_f64();
+        reasons.push(Reason {
+            code: "revocations-unknown",
+            message: format!("the revocation log was last confirmed {lag:.1} s ago; at most 1 s is allowed"),
+        });
+    }
+    if let Some(trouble) = services.recorder.trouble() {
+        reasons.push(Reason { code: "audit-unavailable", message: trouble });
+    }
+    let answer =
+        Readiness { ready: reasons.is_empty(), policy: services.decider.digest().to_string(), reasons };
+    let mut response = if answer.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    response.insert_header(("cache-control", "no-store")).json(answer)
+}
+
+async fn metrics(services: web::Data<Services>) -> impl Responder {
+    let (audit_pending, audit_oldest_pending) = services.recorder.pending();
+    let (policy_reloads, policy_reload_failures) = services.decider.failures();
+    let text = services.metrics.render(&Readings {
+        audit_pending,
+        audit_oldest_pending,
+        policy_digest: services.decider.digest().to_string(),
+        policy_reloads,
+        policy_reload_failures,
+        nodes: 1,
+        revocation_lag: services.revocations.lag(),
+    });
+    HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
+}

@@ -1,0 +1,306 @@
+//! `portcullis demo`: a gateway, a sample API behind it, two users and the shipped policies, ready to be tried.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Context, Done, Failure, Output, node, sample, serve};
+use crate::accounts::{Account, Origin};
+use crate::app;
+use crate::http::Services;
+use crate::model::{AttributeValue, Attributes, RoleName, Username, random_bytes};
+
+/// Where the demo listens and what it keeps.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// The gateway's port on loopback; 0 picks a free one.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// The operators' port on loopback; 0 picks a free one.
+    #[arg(long, default_value_t = 9080)]
+    admin_port: u16,
+    /// Keep the data in this directory instead of a temporary one.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// The policies of the repository, compiled in, so that the demo works from any directory.
+const POLICIES: &[(&str, &str)] = &[
+    ("model.conf", include_str!("../../policies/model.conf")),
+    ("policy.csv", include_str!("../../policies/policy.csv")),
+];
+
+/// Runs the command.
+pub fn run(context: &Context, arguments: &Arguments) -> Done {
+    let io = |error: std::io::Error| Failure::usage(format!("the demo cannot be set up: {error}"));
+    let kept = arguments.data_dir.is_some();
+    let data_dir = match &arguments.data_dir {
+        Some(directory) => std::path::absolute(directory).map_err(io)?,
+        None => temporary().map_err(io)?,
+    };
+    let outcome = try_it(context, arguments, &data_dir);
+    if !kept {
+        // Nothing is left behind, whatever the outcome was.
+        let _missing = std::fs::remove_dir_all(&data_dir).is_err();
+    }
+    outcome
+}
+
+fn temporary() -> std::io::Result<PathBuf> {
+    let name = format!("portcullis-demo-{}", hex::encode(random_bytes::<8>()));
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir(&directory)?;
+    Ok(directory)
+}
+
+fn try_it(context: &Context, arguments: &Arguments, data_dir: &Path) -> Done {
+    let io = |error: std::io::Error| Failure::usage(format!("the demo cannot be set up: {error}"));
+    if std::env::var_os("RUST_LOG").is_some() {
+        serve::start_logging();
+    }
+    let upstream = sample::start().map_err(io)?;
+    let port = free_port(arguments.port).map_err(io)?;
+    let admin_port = free_port(arguments.admin_port).map_err(io)?;
+    std::fs::create_dir_all(data_dir).map_err(io)?;
+    let policies = policies(data_dir).map_err(io)?;
+    let file = data_dir.join("portcullis.toml");
+    std::fs::write(&file, configuration(port, admin_port, data_dir, &policies, upstream)).map_err(io)?;
+    let loaded = super::load(&file).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Failure::usage(lines.join("\n"))
+    })?;
+    node::block_on(async {
+        let services = app::open(loaded.config, Vec::new()).await.map_err(|error| serve::failure(&error))?;
+        let people = people(&services).await?;
+        let running = app::run(Arc::clone(&services)).map_err(|error| serve::failure(&error))?;
+        match context.output {
+            Output::Json => println!("{}", document(&running, data_dir, &file, &people)),
+            Output::Text => welcome(&running, &people, kept_text(arguments)),
+        }
+        let follow = (context.output == Output::Text).then(|| tokio::spawn(follow(services)));
+        serve::until_stopped(&running).await?;
+        if let Some(task) = follow {
+            task.abort();
+        }
+        running.stop().await;
+        Ok(())
+    })
+}
+
+fn kept_text(arguments: &Arguments) -> String {
+    match &arguments.data_dir {
+        Some(directory) => format!("kept in {}", directory.display()),
+        None => "nothing is kept after Ctrl-C".to_owned(),
+    }
+}
+
+/// A free port, when 0 was asked for: the configuration names it, so it has to be known before.
+fn free_port(asked: u16) -> std::io::Result<u16> {
+    if asked != 0 {
+        return Ok(asked);
+    }
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// The repository's policies where there are any, else the ones compiled in.
+fn policies(data_dir: &Path) -> std::io::Result<PathBuf> {
+    let here = Path::new("policies");
+    if here.join("model.conf").is_file() {
+        return std::path::absolute(here);
+    }
+    let directory = data_dir.join("policies");
+    std::fs::create_dir_all(&directory)?;
+    for (name, text) in POLICIES {
+        std::fs::write(directory.join(name), text)?;
+    }
+    Ok(directory)
+}
+
+fn configuration(
+    port: u16,
+    admin_port: u16,
+    data_dir: &Path,
+    policies: &Path,
+    upstream: SocketAddr,
+) -> String {
+    let (data, policies) = (quoted(data_dir), quoted(policies));
+    format!(
+        r#"# Written by `portcullis demo`.
+[node]
+name = "demo"
+data_dir = {data}
+
+[listen]
+address = "127.0.0.1:{port}"
+public_url = "http://localhost:{port}"
+
+[admin]
+address = "127.0.0.1:{admin_port}"
+
+[policy]
+directory = {policies}
+
+[[upstream]]
+name = "sample"
+servers = ["http://{upstream}"]
+
+[[route]]
+name = "orders"
+path = "/orders/{{rest*}}"
+upstream = "sample"
+
+[[route]]
+name = "reports"
+path = "/reports/{{department}}"
+methods = ["GET"]
+upstream = "sample"
+
+[[route]]
+name = "public"
+path = "/public/{{rest*}}"
+methods = ["GET"]
+upstream = "sample"
+authenticate = ["none"]
+
+[[route]]
+name = "echo"
+path = "/echo"
+upstream = "sample"
+"#
+    )
+}
+
+fn quoted(path: &Path) -> String {
+    Value::from(path.to_string_lossy().into_owned()).to_string()
+}
+
+/// One of the demo's users.
+struct Person {
+    name: &'static str,
+    role: &'static str,
+    department: &'static str,
+    password: String,
+}
+
+async fn people(services: &Services) -> Result<Vec<Person>, Failure> {
+    let mut people = Vec::new();
+    for (name, role, department) in [("alice", "admin", "engineering"), ("bob", "reader", "sales")] {
+        let password = passphrase();
+        let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("user {name}: {error}"));
+        let hash = services
+            .identifier
+            .hash(&password)
+            .await
+            .map_err(|error| Failure::usage(format!("{error:?}")))?;
+        let now = services.clock.now();
+        let account = Account {
+            name: Username::parse(name).map_err(|error| wrong(&error))?,
+            password_hash: Some(hash.clone()),
+            roles: vec![RoleName::parse(role).map_err(|error| wrong(&error))?],
+            attributes: Attributes(
+                [("department".to_owned(), AttributeValue::Text(department.into()))].into(),
+            ),
+            tenant: None,
+            email: None,
+            email_verified: false,
+            disabled: false,
+            created: now,
+            password_changed: Some(now),
+            origin: Origin::Store,
+        };
+        match services.directory.add(account).await {
+            Ok(()) => {}
+            Err(crate::accounts::AccountError::Exists(_)) => {
+                let set = |account: &mut Account| account.password_hash = Some(hash.clone());
+                services.directory.update(name, &set).await.map_err(|error| wrong(&error))?;
+            }
+            Err(error) => return Err(wrong(&error)),
+        }
+        people.push(Person { name, role, department, password });
+    }
+    Ok(people)
+}
+
+/// A password that can be read out: two words, two digits, a word; 2^62 of them with the suffix.
+fn passphrase() -> String {
+    const FIRST: [&str; 16] = [
+        "tidy", "brave", "calm", "eager", "fair", "glad", "keen", "lucid", "merry", "noble", "proud",
+        "quick", "sunny", "tall", "vivid", "warm",
+    ];
+    const SECOND: [&str; 16] = [
+        "otter", "maple", "heron", "cedar", "finch", "larch", "raven", "aspen", "trout", "rowan", "stoat",
+        "birch", "swift", "hazel", "lynx", "alder",
+    ];
+    const THIRD: [&str; 16] = [
+        "lamp", "quill", "anvil", "kettle", "ladder", "mirror", "needle", "oar", "pillow", "rope", "saddle",
+        "table", "urn", "vase", "wheel", "basket",
+    ];
+    let bytes = random_bytes::<10>();
+    let word =
+        |words: [&'static str; 16], byte: u8| words.into_iter().nth(usize::from(byte % 16)).unwrap_or("x");
+    let [a, b, c, d, rest @ ..] = bytes;
+    format!("{}-{}-{:02}-{}-{}", word(FIRST, a), word(SECOND, b), d % 100, word(THIRD, c), hex::encode(rest))
+}
+
+fn document(running: &app::Running, data_dir: &Path, file: &Path, people: &[Person]) -> Value {
+    json!({
+        "public_url": format!("http://localhost:{}", running.public.port()),
+        "admin_url": format!("http://localhost:{}", running.admin.port()),
+        "admin_token": running.admin_token,
+        "data_dir": data_dir,
+        "config": file,
+        "users": people.iter().map(|p| json!({"name": p.name, "password": p.password})).collect::<Vec<_>>(),
+    })
+}
+
+fn welcome(running: &app::Running, people: &[Person], kept: String) {
+    let (public, admin, token) = (running.public.port(), running.admin.port(), &running.admin_token);
+    let program = std::env::current_exe()
+        .ok()
+        .and_then(|path| {
+            let here = std::env::current_dir().ok()?;
+            Some(path.strip_prefix(here).unwrap_or(&path).display().to_string())
+        })
+        .unwrap_or_else(|| "portcullis".to_owned());
+    println!("Portcullis {} · demo on the embedded store · {kept}\n", env!("CARGO_PKG_VERSION"));
+    println!("  gateway    http://localhost:{public}        a sample orders API is behind it");
+    println!("  operators  http://localhost:{admin}        metrics, admin API (admin token: {token})\n");
+    for person in people {
+        println!("  {:<5} / {}    {}, {}", person.name, person.password, person.role, person.department);
+    }
+    let bob = people.iter().find(|person| person.name == "bob").map_or("", |person| &person.password);
+    println!("\nTry it in another terminal:\n");
+    println!(
+        "  TOKEN=$(curl -s localhost:{public}/auth/login -H 'content-type: application/json' -d '{{\"username\":\"bob\",\"password\":\"{bob}\"}}' | sed 's/.*\"access_token\":\"\\([^\"]*\\).*/\\1/')"
+    );
+    println!(
+        "  curl -H \"authorization: Bearer $TOKEN\" localhost:{public}/orders/7              # 200: readers read orders"
+    );
+    println!(
+        "  curl -H \"authorization: Bearer $TOKEN\" localhost:{public}/orders/7 -X DELETE    # 403: only admins delete"
+    );
+    println!("  PORTCULLIS_ADMIN_TOKEN={token} {program} --admin-url http://localhost:{admin} audit tail\n");
+    // A closed pipe is no reason to end.
+    let _closed = std::io::stdout().flush().is_err();
+}
+
+/// Prints decisions as they happen.
+async fn follow(services: Arc<Services>) {
+    let colour = std::io::stdout().is_terminal();
+    let node = services.config.load().node.name.clone();
+    let mut next = 1;
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let Ok(entries) = services.store.audit.read(&node, next, 100).await else { continue };
+        for entry in entries {
+            next = entry.seq + 1;
+            if let Ok(event) = serde_json::from_str::<Value>(&entry.json) {
+                println!("{}", super::audit::line(&event, colour));
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Files that settings name: that they are there, hold what they should, and are nobody else's to read.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::reader::Context;
+
+/// What a file must hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FileKind {
+    /// At least one certificate, PEM.
+    Certificates,
+    /// A private key, PEM, for its owner only.
+    Key,
+    /// Anything, not empty.
+    Content,
+    /// A secret; whether it can be read is known already.
+    Secret,
+}
+
+/// Checks every file that was named.
+pub(super) fn check(context: &mut Context) {
+    for (key, path, kind) in context.files.clone() {
+        if let Err(message) = check_one(&path, kind) {
+            context.problem(&key, message);
+        } else if kind == FileKind::Secret
+            && let Err(message) = owner_only(&path)
+        {
+            context.warning(&key, message);
+        }
+    }
+}
+
+fn check_one(path: &Path, kind: FileKind) -> Result<(), String> {
+    if kind == FileKind::Secret {
+        return Ok(());
+    }
+    let shown = path.display();
+    let content = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    if content.is_empty() {
+        return Err(format!("{shown} is empty"));
+    }
+    match kind {
+        FileKind::Certificates => match CertificateDer::pem_slice_iter(&content).next() {
+            Some(Ok(_)) => Ok(()),
+            _ => Err(format!("{shown} holds no certificate in PEM form")),
+        },
+        FileKind::Key => match PrivateKeyDer::from_pem_slice(&content) {
+            Ok(_) => owner_only(path),
+            Err(_) => Err(format!("{shown} holds no private key in PEM form")),
+        },
+        FileKind::Content | FileKind::Secret => Ok(()),
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> String {
+    let shown = path.display();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => format!("{shown} does not exist"),
+        std::io::ErrorKind::PermissionDenied => format!("{shown} cannot be read by this user"),
+        _ => format!("{shown} cannot be read: {error}"),
+    }
+}
+
+fn owner_only(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    let whom = if mode & 0o007 != 0 {
+        "everyone"
+    } else if mode & 0o070 != 0 {
+        "its group"
+    } else {
+        return Ok(());
+    };
+    Err(format!("{shown} is readable by {whom} ({mode:04o}); chmod 600 {shown}"))
+}
+
+/// The text of a file with a secret, without the end of its last line.
+pub(super) fn read_secret(path: &Path) -> Result<String, String> {
+    let mut text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}

@@ -1,0 +1,94 @@
+//! casbin's four effects without its panics, noting the deciding row; and a collector for `explain`.
+//!
+//! Plugged into every `Enforcer` by `snapshot`. Another effect is one more line in [`EFFECTS`](super::definition::EFFECTS)
+//! and in [`Stream::push_effect`].
+
+use casbin::{EffectKind, Effector, EffectorStream};
+
+use super::call;
+use super::definition::{ALLOW, ALLOW_UNLESS_DENIED, NOT_DENIED, PRIORITY};
+
+/// The name of the pseudo-effect that only collects which rows match.
+pub const COLLECT: &str = "collect";
+
+/// Makes [`Stream`]s.
+pub struct RecordingEffector;
+
+impl Effector for RecordingEffector {
+    fn new_stream(&self, expr: &str, cap: usize) -> Box<dyn EffectorStream> {
+        let kind = match expr {
+            ALLOW => Kind::Allow,
+            ALLOW_UNLESS_DENIED => Kind::AllowAndNotDeny,
+            NOT_DENIED => Kind::NotDeny,
+            PRIORITY => Kind::Priority,
+            COLLECT => Kind::Collect,
+            other => {
+                call::fail(format!("unsupported effect `{other}`"));
+                Kind::Unknown
+            }
+        };
+        Box::new(Stream {
+            kind,
+            result: kind == Kind::NotDeny,
+            deciding: None,
+            index: 0,
+            rows: cap,
+            done: false,
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Allow,
+    AllowAndNotDeny,
+    NotDeny,
+    Priority,
+    Collect,
+    Unknown,
+}
+
+struct Stream {
+    kind: Kind,
+    result: bool,
+    deciding: Option<usize>,
+    index: usize,
+    rows: usize,
+    done: bool,
+}
+
+impl EffectorStream for Stream {
+    fn next(&self) -> bool {
+        call::with(|context| context.deciding = self.deciding);
+        self.done && self.result
+    }
+
+    fn push_effect(&mut self, effect: EffectKind) -> bool {
+        match (self.kind, effect) {
+            (Kind::Allow, EffectKind::Allow) => self.decide(true, true),
+            (Kind::AllowAndNotDeny, EffectKind::Allow) if self.deciding.is_none() => self.decide(true, false),
+            (Kind::AllowAndNotDeny | Kind::NotDeny, EffectKind::Deny) => self.decide(false, true),
+            (Kind::Priority, EffectKind::Allow) => self.decide(true, true),
+            (Kind::Priority, EffectKind::Deny) => self.decide(false, true),
+            (Kind::Collect, effect) => {
+                call::with(|context| {
+                    if let Some(matched) = &mut context.matched {
+                        matched.push(effect != EffectKind::Indeterminate);
+                    }
+                });
+            }
+            _ => {}
+        }
+        self.index += 1;
+        self.done = self.done || self.index >= self.rows;
+        self.done
+    }
+}
+
+impl Stream {
+    fn decide(&mut self, result: bool, done: bool) {
+        self.result = result;
+        self.deciding = Some(self.index);
+        self.done = done;
+    }
+}

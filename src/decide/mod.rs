@@ -1,0 +1,129 @@
+//! May they: the node's own casbin policies as an immutable snapshot behind one function.
+//!
+//! `gateway` asks [`Decider::decide`]; `cli` and the operators' listener use [`check`], [`fn@test`], [`fn@explain`] and
+//! [`Decider::reload`]. The order of reading: `source`, `definition`, `load`, `snapshot`, then `functions`, `roles`,
+//! `request`, `effect` and `call`, which an evaluation uses. What a matcher may call is listed in `functions`.
+
+mod call;
+mod decider;
+mod definition;
+mod effect;
+mod expression;
+mod functions;
+mod index;
+mod load;
+mod pool;
+mod request;
+mod roles;
+mod snapshot;
+mod source;
+mod suite;
+mod warnings;
+
+pub mod explain;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use decider::Decider;
+pub use explain::{Explanation, Query, explain};
+pub use suite::{CaseReport, TestReport, test};
+
+use crate::config;
+use crate::model::RuleRef;
+
+/// What is asked, besides who asks.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// The canonical path, or the route's `resource`.
+    pub object: &'a str,
+    /// The method.
+    pub action: &'a str,
+    /// The canonical host.
+    pub host: &'a str,
+    /// The client's address.
+    pub ip: IpAddr,
+    /// True on TLS.
+    pub secure: bool,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// There when the policy allows.
+    pub permit: Option<Permit>,
+    /// The row that decided; `None` when no row matched.
+    pub rule: Option<RuleRef>,
+    /// Short hex digest of the snapshot.
+    pub digest: Arc<str>,
+    /// All roles of the subject (carried and the files' `g`, inherited included), sorted, for identity headers.
+    pub roles: Arc<[Arc<str>]>,
+    /// Deny because of an error, for the log.
+    pub error: Option<String>,
+}
+
+/// Proof that the policy allowed: only `decide` makes one, `forward` takes nothing else.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    _private: (),
+}
+
+/// One mistake or warning of a policy directory.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// The path, the directory as given in front.
+    pub file: String,
+    /// From 1.
+    pub line: u32,
+    /// `error` or `warning`.
+    pub severity: &'static str,
+    /// What kind, for scripts.
+    pub code: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// Checks a directory without a node: every mistake and warning, tests included when `run_tests`.
+pub fn check(directory: &Path, node: Option<&str>, run_tests: bool) -> Vec<Problem> {
+    check_with(directory, &load::Settings::plain(node), run_tests)
+}
+
+/// The same as a node of this configuration would: its roles setting, bindings and name, and the names of its principals.
+pub fn check_policy(
+    policy: &config::Policy,
+    node: &str,
+    is_principal: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    run_tests: bool,
+) -> Vec<Problem> {
+    let plain = load::Settings::plain(Some(node).filter(|node| !node.is_empty()));
+    let settings = load::Settings { roles: policy.roles, bind: policy.bind.clone(), is_principal, ..plain };
+    check_with(&policy.directory, &settings, run_tests)
+}
+
+fn check_with(directory: &Path, settings: &load::Settings, run_tests: bool) -> Vec<Problem> {
+    let sources = match source::Sources::read(directory, settings.node.as_deref()) {
+        Ok(sources) => sources,
+        Err(problems) => return problems,
+    };
+    let snapshot = match load::load(directory, &sources, settings) {
+        Ok(snapshot) => snapshot,
+        Err(problems) => return problems,
+    };
+    let mut problems = warnings::warnings(directory, &snapshot);
+    if run_tests {
+        problems.extend(suite::problems(directory, &sources, &snapshot));
+    }
+    problems
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let warning = if self.severity == "warning" { "warning: " } else { "" };
+        write!(f, "{}:{}: {warning}{}", self.file, self.line, self.message)
+    }
+}

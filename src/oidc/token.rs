@@ -1,0 +1,196 @@
+//! `POST /auth/token`: `refresh_token` and `client_credentials` (RFC 6749 §6, §4.4).
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::client::{self, BUILT_IN, OauthError};
+use crate::accounts::AccountError;
+use crate::http::answer::json;
+use crate::http::body::{self, Media, Parameters};
+use crate::http::caller::headers;
+use crate::http::event::{Happened, record};
+use crate::http::{Caller, Services};
+use crate::model::{Principal, PrincipalKind, Refusal, RefusalKind};
+use crate::portal::login::token_body;
+use crate::record::{Kind, Outcome};
+use crate::tokens::{Issued, TokenError};
+
+/// The endpoint.
+pub async fn token(
+    request: HttpRequest,
+    payload: web::Payload,
+    caller: Caller,
+    services: web::Data<Services>,
+) -> HttpResponse {
+    match answer(&services, &caller, &request, payload).await {
+        Ok(issued) => json(200, caller.request_id, &token_body(&issued)),
+        Err(error) => error.answer(caller.request_id),
+    }
+}
+
+/// Reads the form of an OAuth endpoint.
+///
+/// # Errors
+/// `invalid_request` for other content types and repeated parameters.
+pub async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Parameters, OauthError> {
+    let read = async {
+        match body::media(request)? {
+            Media::Form => Parameters::parse(&body::read(payload).await?),
+            Media::Json => Err(Refusal::new(RefusalKind::UnsupportedMediaType, "OAuth takes forms")),
+        }
+    };
+    read.await.map_err(|refusal| OauthError::from_refusal(&refusal))
+}
+
+async fn answer(
+    services: &Services,
+    caller: &Caller,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Issued, OauthError> {
+    let form = form(request, payload).await?;
+    let (method, result, principal) = match form.get("grant_type") {
+        None => return Err(OauthError::new("invalid_request", "grant_type is missing")),
+        Some("refresh_token") => ("refresh", refresh(services, request, &form).await, None),
+        Some("client_credentials") => match client_credentials(services, request, &form).await {
+            Ok((issued, principal)) => ("client", Ok(issued), Some(principal)),
+            Err(error) => ("client", Err(error), None),
+        },
+        Some(_) => return Err(OauthError::new("unsupported_grant_type", "not a grant of this server")),
+    };
+    let error = match result {
+        Ok(issued) => {
+            let principal = match principal {
+                Some(principal) => Arc::new(principal),
+                None => services
+                    .tokens
+                    .verify(&issued.access_token)
+                    .map(|verified| Arc::clone(&verified.principal))
+                    .map_err(|_| OauthError::unavailable())?,
+            };
+            services.metrics.login(method, "ok");
+            record(services, caller, request, &Happened::allowed(Kind::Token, &principal, method, 200))
+                .await
+                .map_err(|_| OauthError::unavailable())?;
+            return Ok(issued);
+        }
+        Err(error) => error,
+    };
+    let ours = error.status >= 500;
+    services.metrics.login(method, if ours { "error" } else { "wrong" });
+    let happened = Happened {
+        kind: Kind::Token,
+        outcome: if ours { Outcome::Error } else { Outcome::Deny },
+        reason: Some(error.reason()),
+        principal: None,
+        auth: Some(method),
+        status: error.status,
+    };
+    record(services, caller, request, &happened).await.map_err(|_| OauthError::unavailable())?;
+    Err(error)
+}
+
+async fn refresh(
+    services: &Services,
+    request: &HttpRequest,
+    form: &Parameters,
+) -> Result<Issued, OauthError> {
+    let config = services.config.load_full();
+    let claimed = client::claimed(&headers(request), form)?;
+    let client = client::authenticate(services, &config, &claimed)?;
+    let allowed = client.id == BUILT_IN || grants(&config, &client.id, "refresh_token");
+    if !allowed {
+        return Err(OauthError::new("unauthorized_client", "the client may not use refresh_token"));
+    }
+    let token =
+        form.get("refresh_token").ok_or(OauthError::new("invalid_request", "refresh_token is missing"))?;
+    services
+        .tokens
+        .refresh(token, &client.id, services.identifier.as_ref())
+        .await
+        .map_err(|error| token_error(&error))
+}
+
+async fn client_credentials(
+    services: &Services,
+    request: &HttpRequest,
+    form: &Parameters,
+) -> Result<(Issued, Principal), OauthError> {
+    let config = services.config.load_full();
+    let claimed = client::claimed(&headers(request), form)?;
+    let client = client::authenticate(services, &config, &claimed)?;
+    let refused = OauthError::new("unauthorized_client", "the client may not use client_credentials");
+    let Some(principal) = client.principal else { return Err(refused) };
+    if !grants(&config, &client.id, "client_credentials") {
+        return Err(refused);
+    }
+    let known = config.clients.iter().find(|known| known.id == client.id);
+    let scopes = known.map(|known| known.scopes.as_slice()).unwrap_or_default();
+    let scope = granted(form.get("scope"), scopes)?;
+    match services.directory.admit(&principal.name, PrincipalKind::Client).await {
+        Ok(()) => {}
+        Err(AccountError::Store(_)) => return Err(OauthError::unavailable()),
+        Err(_) => return Err(OauthError::new("unauthorized_client", "the client's name is used as a role")),
+    }
+    let issued = services
+        .tokens
+        .issue(&principal, &client.id, &scope, false)
+        .await
+        .map_err(|error| token_error(&error))?;
+    Ok((issued, principal))
+}
+
+fn grants(config: &crate::config::Config, id: &str, grant: &str) -> bool {
+    config
+        .clients
+        .iter()
+        .any(|client| client.id == id && client.grant_types.iter().any(|known| known == grant))
+}
+
+/// The scopes asked for, when the client has all of them; without any, all of the client's.
+fn granted(asked: Option<&str>, has: &[String]) -> Result<Vec<Arc<str>>, OauthError> {
+    let Some(asked) = asked else {
+        return Ok(has.iter().map(|scope| Arc::from(scope.as_str())).collect());
+    };
+    let mut scope: Vec<Arc<str>> = Vec::new();
+    for word in asked.split(' ').filter(|word| !word.is_empty()) {
+        if !has.iter().any(|known| known == word) {
+            return Err(OauthError::new("invalid_scope", "the client does not have that scope"));
+        }
+        if !scope.iter().any(|known| &**known == word) {
+            scope.push(Arc::from(word));
+        }
+    }
+    Ok(scope)
+}
+
+/// What a failure of the token service is in OAuth's words.
+pub fn token_error(error: &TokenError) -> OauthError {
+    tracing::debug!(%error, "token request refused");
+    match error {
+        TokenError::Invalid(_) => {
+            OauthError::new("invalid_grant", "the token is unknown, used, expired or revoked")
+        }
+        TokenError::Unknown | TokenError::Store(_) => OauthError::unavailable(),
+        TokenError::Key(_) => {
+            OauthError { status: 500, ..OauthError::new("server_error", "something went wrong here") }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_gets_only_its_own_scopes() {
+        let has = ["a".to_owned(), "b".to_owned()];
+        let words = |asked| {
+            granted(asked, &has).map(|scope| scope.iter().map(|word| word.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(words(None).unwrap(), ["a", "b"]);
+        assert_eq!(words(Some("b  b")).unwrap(), ["b"]);
+        assert_eq!(words(Some("a c")).unwrap_err().error, "invalid_scope");
+    }
+}

@@ -1,0 +1,82 @@
+//! `POST /auth/certificate`: tokens for the TLS client certificate.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::login::{token_body, token_refusal};
+use crate::accounts::AccountError;
+use crate::http::answer::{json, problem};
+use crate::http::event::{Happened, record};
+use crate::http::{Caller, Services};
+use crate::model::{Principal, Refusal, RefusalKind};
+use crate::record::Kind;
+use crate::revocation::{Credential, Standing};
+
+/// Tokens of the built-in client for the certificate's principal.
+pub async fn sign_in(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> HttpResponse {
+    match tokens(&services, &caller, &request).await {
+        Ok(answer) => answer,
+        Err(refusal) => problem(&refusal, caller.request_id),
+    }
+}
+
+async fn tokens(
+    services: &Services,
+    caller: &Caller,
+    request: &HttpRequest,
+) -> Result<HttpResponse, Refusal> {
+    let checked = match principal(services, caller) {
+        Ok(principal) => admitted(services, principal).await,
+        Err(refusal) => Err(refusal),
+    };
+    let principal = match checked {
+        Ok(principal) => principal,
+        Err(refusal) => {
+            services.metrics.login(
+                "certificate",
+                if refusal.kind.status().is_server_error() { "error" } else { "wrong" },
+            );
+            record(services, caller, request, &Happened::refused(Kind::Login, &refusal, None, "certificate"))
+                .await?;
+            return Err(refusal);
+        }
+    };
+    let issued = services
+        .tokens
+        .issue(&principal, "portcullis", &[], true)
+        .await
+        .map_err(|error| token_refusal(&error))?;
+    record(services, caller, request, &Happened::allowed(Kind::Login, &principal, "certificate", 200))
+        .await?;
+    services.metrics.login("certificate", "ok");
+    Ok(json(200, caller.request_id, &token_body(&issued)))
+}
+
+fn principal(services: &Services, caller: &Caller) -> Result<Principal, Refusal> {
+    let none = |detail: &'static str| Refusal::new(RefusalKind::Unauthenticated, detail);
+    let certificate = caller.connection.certificate.as_ref().ok_or_else(|| none("no client certificate"))?;
+    let now = services.clock.now();
+    if now < certificate.not_before || now > certificate.not_after {
+        return Err(none("the certificate is not valid now"));
+    }
+    let id = format!("{}#{}", certificate.issuer, certificate.serial);
+    let credential = Credential { certificate: Some(&id), issued: now, ..Credential::default() };
+    match services.revocations.standing(&credential) {
+        Standing::Good => {}
+        Standing::Revoked => return Err(none("the certificate is revoked")),
+        Standing::Unknown => {
+            return Err(Refusal::new(RefusalKind::StoreUnavailable, "revocations are not known"));
+        }
+    }
+    services
+        .identifier
+        .certificate(&caller.connection)
+        .ok_or_else(|| none("no [[certificate_principal]] matches"))
+}
+
+async fn admitted(services: &Services, principal: Principal) -> Result<Principal, Refusal> {
+    match services.directory.admit(&principal.name, principal.kind).await {
+        Ok(()) => Ok(principal),
+        Err(AccountError::Store(error)) => Err(super::carry::store(error)),
+        Err(error) => Err(Refusal::new(RefusalKind::Forbidden, error.to_string())),
+    }
+}

@@ -1,0 +1,178 @@
+//! An event as its final JSON text: RFC 8785 form, chained by `prev` and `hash`. Called by `ship`.
+//!
+//! A new member is one line in [`members`], in its place in the order of names.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+use super::codec::{Decision, End, clear};
+use super::{Kind, Outcome};
+use crate::model::Timestamp;
+
+/// What the shipping thread adds to a decision and its outcome.
+pub struct Place<'a> {
+    pub node: &'a str,
+    pub epoch: u64,
+    pub seq: u64,
+    pub prev: &'a str,
+}
+
+/// The event's text (with `hash`) and its hash.
+pub fn event(place: &Place<'_>, decision: &Decision<'_>, end: &End<'_>) -> (String, String) {
+    let mut text = String::with_capacity(1024);
+    let split = members(&mut text, place, decision, end);
+    let hash = hex::encode(Sha256::digest(text.as_bytes()));
+    text.insert_str(split, &format!(",\"hash\":\"{hash}\""));
+    (text, hash)
+}
+
+/// A decision that stands for one whose record is damaged; the same each time it is made.
+pub fn lost(time: Timestamp, seq: u64) -> Decision<'static> {
+    let millis = u64::try_from(time.micros() / 1000).unwrap_or(0);
+    let id = ulid::Ulid::from_parts(millis, u128::from(seq)).to_bytes();
+    Decision {
+        local: 0,
+        id,
+        time,
+        kind: Kind::Node,
+        decision: Outcome::Error,
+        principal: None,
+        roles: Vec::new(),
+        client_ip: None,
+        rule: None,
+        request_id: None,
+        count: None,
+        reason: Some("record-damaged"),
+        auth: None,
+        user_agent: None,
+        method: None,
+        host: None,
+        path: None,
+        route: None,
+        policy: None,
+        shadow: None,
+        client_request_id: None,
+        trace_id: None,
+    }
+}
+
+/// Writes everything but `hash`; returns where `hash` belongs.
+fn members(out: &mut String, place: &Place<'_>, d: &Decision<'_>, end: &End<'_>) -> usize {
+    let kept = |bit: u8, value| if end.clear & bit == 0 { value } else { None };
+    out.push_str("{\"auth\":");
+    text(out, d.auth);
+    out.push_str(",\"client\":{\"ip\":");
+    match d.client_ip {
+        Some(ip) => drop(write!(out, "\"{}\"", ip.to_canonical())),
+        None => out.push_str("null"),
+    }
+    out.push_str(",\"user_agent\":");
+    text(out, kept(clear::AGENT, d.user_agent));
+    out.push_str("},\"client_request_id\":");
+    text(out, d.client_request_id);
+    out.push_str(",\"count\":");
+    number(out, end.count.or(d.count));
+    out.push_str(",\"decision\":");
+    text(out, Some(d.decision.as_str()));
+    out.push_str(",\"duration_us\":");
+    number(out, end.duration_us);
+    out.push_str(",\"epoch\":");
+    number(out, Some(place.epoch));
+    let split = out.len();
+    out.push_str(",\"host\":");
+    text(out, kept(clear::HOST, d.host));
+    let _ = write!(out, ",\"id\":\"{}\"", ulid::Ulid::from_bytes(d.id));
+    out.push_str(",\"kind\":");
+    text(out, Some(d.kind.as_str()));
+    out.push_str(",\"method\":");
+    text(out, kept(clear::METHOD, d.method));
+    out.push_str(",\"node\":");
+    text(out, Some(place.node));
+    out.push_str(",\"path\":");
+    text(out, kept(clear::PATH, d.path));
+    out.push_str(",\"policy\":");
+    text(out, d.policy);
+    out.push_str(",\"prev\":");
+    text(out, Some(place.prev));
+    out.push_str(",\"principal\":");
+    match d.principal {
+        None => out.push_str("null"),
+        Some((kind, name)) => {
+            out.push_str("{\"kind\":");
+            text(out, Some(kind));
+            out.push_str(",\"name\":");
+            text(out, Some(name));
+            out.push_str(",\"roles\":[");
+            for (index, role) in d.roles.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                text(out, Some(role));
+            }
+            out.push_str("]}");
+        }
+    }
+    out.push_str(",\"reason\":");
+    text(out, end.reason.or_else(|| kept(clear::REASON, d.reason)));
+    out.push_str(",\"request_id\":");
+    match d.request_id {
+        Some(id) => drop(write!(out, "\"{id}\"")),
+        None => out.push_str("null"),
+    }
+    out.push_str(",\"route\":");
+    text(out, kept(clear::ROUTE, d.route));
+    out.push_str(",\"rule\":");
+    match d.rule {
+        None => out.push_str("null"),
+        Some((file, line)) => {
+            out.push_str("{\"file\":");
+            text(out, Some(file));
+            let _ = write!(out, ",\"line\":{line}}}");
+        }
+    }
+    let _ = write!(out, ",\"seq\":{}", place.seq);
+    out.push_str(",\"shadow\":");
+    text(out, d.shadow);
+    out.push_str(",\"status\":");
+    number(out, end.status.map(u64::from));
+    let _ = write!(out, ",\"time\":\"{}\"", d.time.rfc3339());
+    out.push_str(",\"trace_id\":");
+    text(out, d.trace_id);
+    out.push('}');
+    split
+}
+
+/// A number, kept within what RFC 8785 (IEEE 754 doubles) writes exactly.
+fn number(out: &mut String, value: Option<u64>) {
+    match value {
+        Some(value) => drop(write!(out, "{}", value.min((1 << 53) - 1))),
+        None => out.push_str("null"),
+    }
+}
+
+fn text(out: &mut String, value: Option<&str>) {
+    match value {
+        Some(value) => quote(out, value),
+        None => out.push_str("null"),
+    }
+}
+
+/// A JSON string as RFC 8785 §3.2.2.2 writes it.
+pub fn quote(out: &mut String, value: &str) {
+    out.push('"');
+    for c in value.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{8}' => out.push_str("\\b"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\u{c}' => out.push_str("\\f"),
+            '\r' => out.push_str("\\r"),
+            c if c < ' ' => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}

@@ -1,0 +1,266 @@
+//! The shipping thread: tails the log, appends to the audit store, recycles segments. Started by [`super::Recorder`].
+//!
+//! Nothing is lost and nothing doubled: events are a function of the log, the store skips what it has, and after a
+//! restart the store's last event says where to go on.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::store::{AuditEntry, AuditStore, StoreError};
+
+use super::Shared;
+use super::segment::Segment;
+use super::state::{Shipped, StateFile};
+use super::tail::{At, Built, Tail};
+
+/// Events per append.
+const BATCH: usize = 512;
+/// How long events gather before they are shipped.
+const GATHER: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the thread owns.
+pub struct Shipper {
+    pub shared: Arc<Shared>,
+    pub store: Arc<dyn AuditStore>,
+    pub state: StateFile,
+    pub shipped: Shipped,
+    /// The state file existed.
+    pub known: bool,
+    /// The log does not have all of its size.
+    pub small: bool,
+}
+
+impl Shipper {
+    /// Runs until the log is closed.
+    pub async fn run(mut self) {
+        let mut backoff = Duration::from_millis(50);
+        let mut contacted = false;
+        loop {
+            let stopping = self.shared.stop.load(Ordering::Acquire);
+            self.shared.end_floods(stopping);
+            let step = if contacted { self.ship().await } else { self.contact().await.map(|()| true) };
+            match step {
+                Ok(more) => {
+                    contacted = true;
+                    backoff = Duration::from_millis(50);
+                    if more {
+                        continue;
+                    }
+                    if stopping {
+                        break;
+                    }
+                    self.rest().await;
+                }
+                Err(error) => {
+                    if stopping && self.late() {
+                        break;
+                    }
+                    tracing::warn!(%error, "audit events wait in the log");
+                    let pause = if stopping { Duration::from_millis(50) } else { backoff };
+                    let _ = tokio::time::timeout(pause, self.shared.stopped()).await;
+                    backoff = (backoff * 2).min(Duration::from_secs(2));
+                }
+            }
+        }
+        self.shared.ring().closed = true;
+        if let Err(error) = self.shared.flush_all() {
+            tracing::error!(%error, "the audit log could not be flushed");
+        }
+        self.save(true);
+    }
+
+    fn late(&self) -> bool {
+        let deadline = *self.shared.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        deadline.is_none_or(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Waits for something to ship, at most a second (for the floods), then a little for more of it.
+    async fn rest(&self) {
+        self.shared.idle.store(true, Ordering::SeqCst);
+        if self.unshipped() == 0 {
+            let _ = tokio::time::timeout(Duration::from_secs(1), self.shared.wake.notified()).await;
+        }
+        self.shared.idle.store(false, Ordering::SeqCst);
+        if !self.shared.stop.load(Ordering::Acquire) {
+            let _ = tokio::time::timeout(GATHER, self.shared.stopped()).await;
+        }
+    }
+
+    fn unshipped(&self) -> u64 {
+        self.shared.ring().next_seq.saturating_sub(self.shipped.seq + 1)
+    }
+
+    /// Learns where the store stands and sets the reader to go on after it.
+    async fn contact(&mut self) -> Result<(), StoreError> {
+        let last = within(self.store.last(&self.shared.node)).await.inspect_err(|_| {
+            let mut tail = self.shared.tail();
+            let live = self.shared.live();
+            tail.read(&live, 1);
+            let oldest = tail.queue.front().map_or(i64::MAX, |built| built.entry.time.micros());
+            self.shared.oldest.store(oldest, Ordering::Release);
+        })?;
+        let live = self.shared.live();
+        let ours = At::of(&self.shipped);
+        let tail = place(&self.shared.node, &live, &ours, last.as_ref(), self.known);
+        self.shipped = Shipped {
+            seq: tail.at.seq,
+            base: tail.at.base,
+            hash: tail.at.hash.clone(),
+            ..self.shipped.clone()
+        };
+        self.known = true;
+        *self.shared.tail() = tail;
+        self.save(true);
+        Ok(())
+    }
+
+    /// Ships one batch; whether there is more.
+    async fn ship(&mut self) -> Result<bool, StoreError> {
+        let (epoch, batch) = {
+            // Nothing is recycled while the tail is held, so these segments stay what they are.
+            let mut tail = self.shared.tail();
+            let live = self.shared.live();
+            tail.read(&live, BATCH);
+            batch(&tail)
+        };
+        let written = self.shared.ring().written;
+        let oldest = batch.first().map_or(i64::MAX, |built| built.entry.time.micros());
+        self.shared.oldest.store(oldest, Ordering::Release);
+        if let Some(last) = batch.last() {
+            let entries: Vec<AuditEntry> = batch.iter().map(|built| built.entry.clone()).collect();
+            self.flush_first(written).await?;
+            within(self.store.append(&self.shared.node, epoch, &entries)).await?;
+            let At { seq, base, hash } = last.at.clone();
+            self.shipped = Shipped { seq, base, hash, ..self.shipped.clone() };
+            self.shared.tail().queue.drain(..batch.len());
+            self.shared.shipped.store(seq, Ordering::Release);
+            self.save(false);
+            if self.shared.events.receiver_count() > 0 {
+                for entry in entries {
+                    let _ = self.shared.events.send(Arc::from(entry.json));
+                }
+            }
+        }
+        self.recycle();
+        let more = batch.len() == BATCH || !self.shared.tail().queue.is_empty();
+        if !more {
+            self.shared.oldest.store(i64::MAX, Ordering::Release);
+        }
+        Ok(more || self.shared.stop.load(Ordering::Acquire) && !batch.is_empty())
+    }
+
+    /// With `durable`, nothing is in the store that a crash of the machine could still take from the log: its decision
+    /// would ship again as interrupted.
+    async fn flush_first(&self, written: u64) -> Result<(), StoreError> {
+        let away = |error: String| StoreError::Unavailable(error);
+        if !self.shared.durable {
+            return Ok(());
+        }
+        if self.shared.stop.load(Ordering::Acquire) {
+            return self.shared.flush_all().map_err(|error| away(error.to_string()));
+        }
+        self.shared.committer.wait(written).await.map_err(|error| away(error.to_string()))
+    }
+
+    /// Frees the segments that nothing needs any more; open decisions in them move to the newest one.
+    fn recycle(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut tail = shared.tail();
+        let mut below = tail.needed();
+        let mut carrying = false;
+        if shared.ring().lowest() < below {
+            for local in tail.pinning(below) {
+                let Some(bytes) = tail.decision(local) else { continue };
+                let carried = shared.ring().carry(local, bytes);
+                carrying |= carried.is_some();
+                match carried {
+                    Some(number) => tail.carried(local, number),
+                    None => below = below.min(tail.place_of(local)),
+                }
+            }
+            if shared.ring().lowest() < below {
+                // What was carried must be on the disk, and the state must say that the old segments are gone,
+                // before they are used again.
+                if carrying && let Err(error) = shared.flush_all() {
+                    tracing::error!(%error, "the audit log could not be flushed");
+                    return;
+                }
+                self.shipped.lowest = below;
+                if self.save(true) {
+                    shared.ring().recycle(below);
+                }
+            }
+        }
+        drop(tail);
+        if shared.ring().grow() == self.small {
+            self.small = !self.small;
+            if self.small {
+                tracing::warn!("the audit log cannot have all of its size; free disk space");
+            }
+        }
+    }
+
+    fn save(&mut self, sync: bool) -> bool {
+        self.shipped.next_seq = self.shared.ring().next_seq;
+        self.state
+            .write(&self.shipped, sync)
+            .inspect_err(|error| tracing::error!(%error, "the audit log's state could not be written"))
+            .is_ok()
+    }
+}
+
+/// The first events of one epoch.
+fn batch(tail: &Tail) -> (u64, Vec<Built>) {
+    let epoch = tail.queue.front().map_or(0, |built| built.epoch);
+    (epoch, tail.queue.iter().take(BATCH).take_while(|built| built.epoch == epoch).cloned().collect())
+}
+
+/// Where to go on, given what is in the log and what the store has.
+fn place(node: &str, live: &[Arc<Segment>], ours: &At, theirs: Option<&AuditEntry>, known: bool) -> Tail {
+    let seq = theirs.map_or(0, |entry| entry.seq);
+    let hash = theirs.map_or_else(|| "0".repeat(64), |entry| member(&entry.json, "hash"));
+    if seq == ours.event() && hash == ours.hash {
+        return Tail::new(node, ours.clone());
+    }
+    if let Some(theirs) = theirs.filter(|_| seq > ours.event()) {
+        // The store took events that the state file does not know of: a crash came between.
+        let mut tail = Tail::new(node, ours.clone());
+        let same = tail.skip_to(live, seq);
+        if same.is_some_and(|built| member(&built.entry.json, "id") == member(&theirs.json, "id")) {
+            tail.at.hash = hash;
+            return tail;
+        }
+    } else if known && seq < ours.event() {
+        // The store lost its newest events: if the log still makes the very same ones, they are shipped again.
+        // Otherwise the chain goes on after what was shipped.
+        let from = seq.checked_add_signed(ours.base.saturating_neg());
+        let start = from.map(|from| At { seq: from, base: ours.base, hash: hash.clone() });
+        return match start {
+            Some(start) if remakes(node, live, &start, ours) => Tail::new(node, start),
+            _ => Tail::new(node, ours.clone()),
+        };
+    }
+    // The log began, or was put back, without knowing of these events: its own follow them.
+    let base = i64::try_from(seq).unwrap_or(i64::MAX).saturating_sub_unsigned(ours.seq);
+    Tail::new(node, At { seq: ours.seq, base, hash })
+}
+
+/// Whether the log, read from `start`, arrives at exactly the event `end`.
+fn remakes(node: &str, live: &[Arc<Segment>], start: &At, end: &At) -> bool {
+    Tail::new(node, start.clone()).skip_to(live, end.event()).is_some_and(|built| built.at == *end)
+}
+
+fn member(json: &str, name: &str) -> String {
+    serde_json::from_str::<serde_json::Value>(json)
+        .ok()
+        .and_then(|event| event.get(name).and_then(|value| value.as_str()).map(str::to_owned))
+        .unwrap_or_default()
+}
+
+async fn within<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(PATIENCE, call)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer within 10 seconds".to_owned())))
+}
