@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::model::{PrincipalKind, SharedClock};
 
@@ -21,6 +22,9 @@ pub(crate) mod tests;
 
 /// How often a change is tried again when another node was faster.
 const TRIES: usize = 16;
+
+/// How many accounts are registered at once.
+const TOGETHER: usize = 64;
 
 /// How many accounts one read of the list brings.
 const PAGE: usize = 500;
@@ -40,6 +44,9 @@ pub enum AccountError {
     /// The role would give the rights of one principal to others.
     #[error("role `{0}` has the name of an existing principal")]
     RoleIsName(String),
+    /// Upstreams that ignore case would take one for the other.
+    #[error("account `{0}` differs from the account `{1}` in case alone")]
+    Lookalike(String, String),
     /// Not ours to change.
     #[error("account `{0}` is in the accounts file; change it there")]
     InFile(String),
@@ -72,8 +79,63 @@ impl Directory {
         }
     }
 
+    /// Takes the accounts of the file, all or none: what contradicts the store is refused before anything changes. The
+    /// names of accounts that from now on hide one of the store.
+    ///
+    /// # Errors
+    /// [`AccountError::Exists`] for the name of another kind of principal, [`AccountError::NameIsRole`] for a new name
+    /// that an account of the store carries as a role, [`AccountError::RoleIsName`] for a role that is a principal's
+    /// name, [`AccountError::Lookalike`]; or the store is away.
+    pub async fn adopt_file_accounts(&self, accounts: Vec<Account>) -> Result<Vec<String>, AccountError> {
+        let hidden = self.examine_file_accounts(&accounts).await?;
+        // The store commits together what is asked of it together.
+        let registered = stream::iter(&accounts).map(|account| self.register(account));
+        registered.buffer_unordered(TOGETHER).try_collect::<()>().await?;
+        self.set_file_accounts(accounts);
+        Ok(hidden)
+    }
+
+    /// What [`Directory::adopt_file_accounts`] would say; nothing changes.
+    ///
+    /// # Errors
+    /// The same.
+    async fn examine_file_accounts(&self, accounts: &[Account]) -> Result<Vec<String>, AccountError> {
+        let mut hidden = Vec::new();
+        for account in accounts {
+            let name = account.name.as_str();
+            self.may_name_an_account(name).await?;
+            for role in &account.roles {
+                if self.name_is_given(role.as_str()).await? {
+                    return Err(AccountError::RoleIsName(role.to_string()));
+                }
+            }
+            if self.records.get(Table::Accounts, name).await?.is_some() {
+                hidden.push(name.to_owned());
+            }
+        }
+        Ok(hidden)
+    }
+
+    /// Whether the configuration may give these roles (mappings, clients, certificates).
+    ///
+    /// # Errors
+    /// [`AccountError::RoleIsName`] for one that is a principal's name; or the store is away.
+    pub async fn examine_configured_roles(&self, roles: &HashSet<String>) -> Result<(), AccountError> {
+        for role in roles {
+            if self.name_is_given(role).await? {
+                return Err(AccountError::RoleIsName(role.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The accounts that come from the file.
+    pub fn file_accounts(&self) -> Vec<Account> {
+        self.file.load().values().cloned().collect()
+    }
+
     /// Replaces the accounts that come from the file (parsed by config::accounts_file).
-    pub fn set_file_accounts(&self, accounts: Vec<Account>) {
+    fn set_file_accounts(&self, accounts: Vec<Account>) {
         let from_file = |account: Account| Account { origin: Origin::File, ..account };
         let by_name =
             accounts.into_iter().map(|account| (account.name.to_string(), from_file(account))).collect();
@@ -131,8 +193,10 @@ impl Directory {
         if self.is_role(&name).await? {
             return Err(AccountError::NameIsRole(name));
         }
+        self.no_lookalike(&name).await?;
         self.give_roles(&account.roles).await?;
         self.admit(&name, PrincipalKind::User).await?;
+        self.note_case(&name).await?;
         let account = Account { origin: Origin::Store, created: self.clock.now(), ..account };
         let json = written(&account)?;
         let put = self.records.put(Table::Accounts, &name, &json, None, Expect::Absent);
@@ -181,8 +245,11 @@ impl Directory {
         if self.file_account(name).is_some() {
             return Err(AccountError::InFile(name.to_owned()));
         }
-        let deleted = self.records.delete(Table::Accounts, name, Expect::Anything).await?;
-        if deleted { Ok(()) } else { Err(AccountError::Unknown(name.to_owned())) }
+        if !self.records.delete(Table::Accounts, name, Expect::Anything).await? {
+            return Err(AccountError::Unknown(name.to_owned()));
+        }
+        self.forget_case(name).await?;
+        Ok(())
     }
 
     /// The store, for what `identify` keeps beside accounts (counters of failed sign-ins).

@@ -1,7 +1,7 @@
 //! The one name space of principals: which names are given, and which are used as roles.
 //!
 //! Both facts are markers in [`Table::Principals`]: `name/<name>` holds the kind, `role/<role>` says that an account
-//! carries the role. A name is marked before the role's marker is looked for, and the other way round, so that of two
+//! carries the role; `case/<name in lower case>` holds how the account with that name writes it. A name is marked before the role's marker is looked for, and the other way round, so that of two
 //! nodes that give the same text as a name and as a role at once at most one succeeds.
 
 use super::{AccountError, Directory};
@@ -14,6 +14,11 @@ fn name_key(name: &str) -> String {
 
 fn role_key(role: &str) -> String {
     format!("role/{role}")
+}
+
+/// Account names are ASCII, so that case is the only way in which two of them look alike.
+fn case_key(name: &str) -> String {
+    format!("case/{}", name.to_ascii_lowercase())
 }
 
 impl Directory {
@@ -48,11 +53,7 @@ impl Directory {
     /// # Errors
     /// When the store is away.
     pub async fn principal_exists(&self, name: &str) -> Result<bool, StoreError> {
-        if name == "anonymous" || self.file_account(name).is_some() {
-            return Ok(true);
-        }
-        Ok(self.records.get(Table::Principals, &name_key(name)).await?.is_some()
-            || self.records.get(Table::Accounts, name).await?.is_some())
+        Ok(self.file_account(name).is_some() || self.name_is_given(name).await?)
     }
 
     /// True when policies, the configuration, or an account use the name as a role.
@@ -66,6 +67,16 @@ impl Directory {
         if in_file || marked.is_none() {
             return Ok(in_file);
         }
+        self.is_role_in_store(name).await
+    }
+
+    /// True when an account of the store carries the role; removes the marker when none does any longer.
+    async fn is_role_in_store(&self, name: &str) -> Result<bool, StoreError> {
+        let key = role_key(name);
+        let marked = self.records.get(Table::Principals, &key).await?;
+        if marked.is_none() {
+            return Ok(false);
+        }
         if self.stored().await?.iter().any(|account| carries(account, name)) {
             return Ok(true);
         }
@@ -74,6 +85,69 @@ impl Directory {
             self.records.delete(Table::Principals, &key, Expect::Version(record.version)).await?;
         }
         Ok(false)
+    }
+
+    /// True when a principal of that name was seen, whatever the accounts file says.
+    pub(super) async fn name_is_given(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(name == "anonymous"
+            || self.records.get(Table::Principals, &name_key(name)).await?.is_some()
+            || self.records.get(Table::Accounts, name).await?.is_some())
+    }
+
+    /// Whether the store leaves the name to an account of the file.
+    pub(super) async fn may_name_an_account(&self, name: &str) -> Result<(), AccountError> {
+        match self.records.get(Table::Principals, &name_key(name)).await? {
+            Some(record) if record.value == PrincipalKind::User.as_str().as_bytes() => {}
+            Some(_) => return Err(AccountError::Exists(name.to_owned())),
+            None if self.is_role_in_store(name).await? => {
+                return Err(AccountError::NameIsRole(name.to_owned()));
+            }
+            None => {}
+        }
+        self.no_lookalike(name).await
+    }
+
+    /// Marks name and roles of an account of the file as given, for every node.
+    pub(super) async fn register(&self, account: &super::Account) -> Result<(), AccountError> {
+        let kind = PrincipalKind::User.as_str().as_bytes();
+        let roles = account.roles.iter().map(|role| (role_key(role.as_str()), b"role".as_slice()));
+        for (key, value) in std::iter::once((name_key(account.name.as_str()), kind)).chain(roles) {
+            // Reading is cheap, and nearly always enough.
+            if self.records.get(Table::Principals, &key).await?.is_none() {
+                self.records.put(Table::Principals, &key, value, None, Expect::Absent).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a name that differs from an account's in case alone.
+    pub(super) async fn no_lookalike(&self, name: &str) -> Result<(), AccountError> {
+        let other = |other: &str| AccountError::Lookalike(name.to_owned(), other.to_owned());
+        let file = self.file.load();
+        let mut twins = file.keys().filter(|known| known.eq_ignore_ascii_case(name) && *known != name);
+        if let Some(twin) = twins.next() {
+            return Err(other(twin));
+        }
+        match self.records.get(Table::Principals, &case_key(name)).await? {
+            Some(record) if record.value != name.as_bytes() => {
+                Err(other(&String::from_utf8_lossy(&record.value)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes how an account of the store writes its name; of two that differ in case alone the first one stays.
+    pub(super) async fn note_case(&self, name: &str) -> Result<(), AccountError> {
+        let (key, value) = (case_key(name), name.as_bytes());
+        if self.records.put(Table::Principals, &key, value, None, Expect::Absent).await?.is_none() {
+            self.no_lookalike(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the name's other spellings to others.
+    pub(super) async fn forget_case(&self, name: &str) -> Result<(), StoreError> {
+        self.records.delete(Table::Principals, &case_key(name), Expect::Anything).await.map(drop)
     }
 
     /// Marks that accounts carry these roles from now on; refused when one is a principal's name.

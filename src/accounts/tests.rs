@@ -42,7 +42,8 @@ async fn accounts_are_added_found_changed_deleted() {
 async fn the_file_hides_the_store_and_is_not_changed_here() {
     let directory = directory();
     directory.add(account("alice", &["reader"])).await.unwrap();
-    directory.set_file_accounts(vec![account("alice", &["admin"]), account("bob", &[])]);
+    let file = vec![account("alice", &["admin"]), account("bob", &[])];
+    assert_eq!(directory.adopt_file_accounts(file).await.unwrap(), ["alice"]);
     assert_eq!(directory.find("alice").await.unwrap().unwrap().roles[0].as_str(), "admin");
     assert_eq!(directory.list().await.unwrap().len(), 2);
     assert!(matches!(directory.update("bob", &|_| ()).await, Err(AccountError::InFile(_))));
@@ -109,4 +110,47 @@ async fn simultaneous_changes_are_all_kept() {
         change.await.unwrap();
     }
     assert_eq!(directory.find("alice").await.unwrap().unwrap().roles.len(), 8);
+}
+
+#[tokio::test]
+async fn what_the_file_says_and_the_store_contradicts_is_refused_whole() {
+    let directory = directory();
+    directory.add(account("alice", &["ops"])).await.unwrap();
+    directory.admit("client:pep", PrincipalKind::Client).await.unwrap();
+    directory.admit("svc", PrincipalKind::Certificate).await.unwrap();
+    let adopt = async |name: &str, roles: &[&str]| {
+        directory.adopt_file_accounts(vec![account("carol", &[]), account(name, roles)]).await
+    };
+    assert!(matches!(adopt("svc", &[]).await, Err(AccountError::Exists(_))));
+    assert!(matches!(adopt("ops", &[]).await, Err(AccountError::NameIsRole(_))));
+    assert!(matches!(adopt("dave", &["alice"]).await, Err(AccountError::RoleIsName(_))));
+    assert!(matches!(adopt("dave", &["svc"]).await, Err(AccountError::RoleIsName(_))));
+    assert!(matches!(adopt("Alice", &[]).await, Err(AccountError::Lookalike(..))));
+    assert!(directory.find("carol").await.unwrap().is_none(), "nothing of a refused file counts");
+    adopt("dave", &["ops"]).await.unwrap();
+    // The file's names and roles are taken for the store's accounts and other principals too.
+    assert!(matches!(directory.add(account("dave", &[])).await, Err(AccountError::Exists(_))));
+    assert!(matches!(directory.add(account("Carol", &[])).await, Err(AccountError::Lookalike(..))));
+    assert!(matches!(
+        directory.admit("carol", PrincipalKind::Certificate).await,
+        Err(AccountError::Exists(_))
+    ));
+    assert!(matches!(directory.add(account("erin", &["dave"])).await, Err(AccountError::RoleIsName(_))));
+    // The same file again changes nothing.
+    adopt("dave", &["ops"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn names_that_differ_in_case_alone_are_not_given_twice() {
+    let directory = directory();
+    directory.add(account("alice", &[])).await.unwrap();
+    for twin in ["Alice", "ALICE", "aLice"] {
+        assert!(
+            matches!(directory.add(account(twin, &[])).await, Err(AccountError::Lookalike(..))),
+            "{twin}"
+        );
+        assert!(directory.find(twin).await.unwrap().is_none(), "case counts when looking up");
+    }
+    directory.delete("alice").await.unwrap();
+    directory.add(account("Alice", &[])).await.unwrap();
 }

@@ -1,13 +1,15 @@
 //! `/api/v1/audit`: the events of all nodes, newest last, as JSON Lines; those not shipped yet included.
 
 use actix_web::{HttpResponse, web};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::guard::problem;
+use super::endpoint::{Answer, Endpoint, list};
+use super::problem::Problem;
 use crate::http::Services;
 use crate::model::{RefusalKind, Timestamp};
-use crate::record::Filter;
+use crate::record::{Checkpoints, Filter, Signer};
 use crate::store::{AuditEntry, StoreError};
 
 /// Events read from the store at once.
@@ -15,12 +17,52 @@ const PAGE: usize = 1000;
 /// Events returned when the caller names no limit.
 const DEFAULT_LIMIT: usize = 1000;
 
-/// Adds the resource.
-pub fn routes(config: &mut web::ServiceConfig) {
-    config
-        .route("/audit", web::get().to(query))
-        .route("/audit/export", web::get().to(export))
-        .route("/audit/nodes", web::get().to(nodes));
+/// The most that one call returns.
+const MOST: usize = 50_000;
+
+/// The calls of this resource.
+pub const ENDPOINTS: &[Endpoint] = &[
+    Endpoint::read("/audit", "The newest events that match, the oldest of them first.", || {
+        web::get().to(query)
+    })
+    .query(&[
+        ("since", "not older than this RFC 3339 date and time"),
+        ("sub", "of this principal"),
+        ("decision", "allow, deny or error"),
+        ("path", "on this path; `*` stands for any characters"),
+        ("request", "of this request id, ours or the client's"),
+        ("limit", "how many at most; 1000 when not given, never more than 50000"),
+    ])
+    .answers(Answer::Lines),
+    Endpoint::read(
+        "/audit/export",
+        "One page of one node's events in the order of `seq`, not yet shipped ones last.",
+        || web::get().to(export),
+    )
+    .query(&[
+        ("node", "whose; this node's when not given"),
+        ("from", "the first `seq`"),
+        ("limit", "how many at most; never more than 1000"),
+    ])
+    .answers(Answer::Lines),
+    Endpoint::read("/audit/nodes", "The nodes that have events, and the last event of each.", || {
+        web::get().to(nodes)
+    })
+    .answers(Answer::Json(200, list::<NodeEnd>)),
+    Endpoint::read(
+        "/audit/checkpoints",
+        "The newest signed checkpoint of each node and the keys that check them, `{\"keys\":[JWK],\"checkpoints\":[JWS]}`.",
+        || web::get().to(checkpoints),
+    ),
+];
+
+/// How far a node's events go.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditNode)]
+struct NodeEnd {
+    node: String,
+    /// Of the last event that is known here; 0: none.
+    last_seq: u64,
 }
 
 #[derive(Deserialize)]
@@ -42,26 +84,23 @@ struct Export {
     limit: Option<usize>,
 }
 
-/// The newest events that match, oldest of them first.
-async fn query(services: web::Data<Services>, query: web::Query<Query>) -> HttpResponse {
+async fn query(services: web::Data<Services>, query: web::Query<Query>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    let since = query.since.as_deref().map(|text| Timestamp::parse_rfc3339(text).ok_or(text));
-    let since = match since.transpose() {
-        Ok(since) => since,
-        Err(text) => {
-            return problem(
-                RefusalKind::BadRequest,
-                &format!("since: `{text}` is not an RFC 3339 date and time"),
-            );
-        }
-    };
+    let wrong = |detail: String| Problem::new(RefusalKind::BadRequest, detail);
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT).min(MOST);
+    let since = query.since.as_deref().map(|text| {
+        Timestamp::parse_rfc3339(text)
+            .ok_or_else(|| wrong(format!("since: `{text}` is not an RFC 3339 date and time")))
+    });
+    let since = since.transpose()?;
+    if let Some(decision) = &query.decision
+        && !["allow", "deny", "error"].contains(&decision.as_str())
+    {
+        return Err(wrong(format!("decision: `{decision}` is not allow, deny or error")));
+    }
     let filter =
         Filter { since, sub: query.sub, decision: query.decision, path: query.path, request: query.request };
-    match newest(&services, &filter, limit).await {
-        Ok(events) => lines(events),
-        Err(error) => problem(RefusalKind::StoreUnavailable, &error.to_string()),
-    }
+    Ok(lines(newest(&services, &filter, limit).await?))
 }
 
 async fn newest(services: &Services, filter: &Filter, limit: usize) -> Result<Vec<String>, StoreError> {
@@ -112,32 +151,45 @@ async fn all_nodes(services: &Services) -> Result<Vec<String>, StoreError> {
     Ok(nodes)
 }
 
-async fn nodes(services: web::Data<Services>) -> HttpResponse {
-    match all_nodes(&services).await {
-        Ok(nodes) => HttpResponse::Ok().json(nodes),
-        Err(error) => problem(RefusalKind::StoreUnavailable, &error.to_string()),
+async fn nodes(services: web::Data<Services>) -> Result<HttpResponse, Problem> {
+    let own = services.config.load().node.name.clone();
+    let mut ends = Vec::new();
+    for node in all_nodes(&services).await? {
+        // Before the store is asked: what is shipped meanwhile is then found there.
+        let unshipped = if node == own { services.recorder.unshipped() } else { Vec::new() };
+        let newest = unshipped.last().and_then(|json| seq(json));
+        let stored = services.store.audit.last(&node).await?.map(|entry| entry.seq);
+        ends.push(NodeEnd { node, last_seq: newest.max(stored).unwrap_or(0) });
     }
+    Ok(HttpResponse::Ok().json(ends))
+}
+
+fn seq(json: &str) -> Option<u64> {
+    serde_json::from_str::<Value>(json).ok()?.get("seq")?.as_u64()
+}
+
+async fn checkpoints(services: web::Data<Services>) -> Result<HttpResponse, Problem> {
+    let signer = Signer::of(&services.keys).map_err(|error| Problem::new(RefusalKind::Internal, error))?;
+    let found = services.store.audit.checkpoints().await?;
+    Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(Checkpoints {
+        keys: vec![signer.public_key()],
+        checkpoints: found.into_iter().map(|(_, checkpoint)| checkpoint).collect(),
+    }))
 }
 
 /// One page of one node's events in the order of `seq`; of the own node, the not yet shipped ones come last.
-async fn export(services: web::Data<Services>, query: web::Query<Export>) -> HttpResponse {
+async fn export(services: web::Data<Services>, query: web::Query<Export>) -> Result<HttpResponse, Problem> {
     let own = services.config.load().node.name.clone();
     let node = query.node.clone().unwrap_or_else(|| own.clone());
     let from = query.from.unwrap_or(1);
     let limit = query.limit.unwrap_or(PAGE).min(PAGE);
     let unshipped = if node == own { services.recorder.unshipped() } else { Vec::new() };
-    let stored = match services.store.audit.read(&node, from, limit).await {
-        Ok(entries) => entries,
-        Err(error) => return problem(RefusalKind::StoreUnavailable, &error.to_string()),
-    };
+    let stored = services.store.audit.read(&node, from, limit).await?;
     let room = limit.saturating_sub(stored.len());
     let next = stored.last().map_or(from, |last: &AuditEntry| last.seq + 1);
-    let after = unshipped.into_iter().filter(|json| {
-        let event: Value = serde_json::from_str(json).unwrap_or_default();
-        event.get("seq").and_then(Value::as_u64).is_some_and(|seq| seq >= next)
-    });
+    let after = unshipped.into_iter().filter(|json| seq(json).is_some_and(|seq| seq >= next));
     let all: Vec<_> = stored.into_iter().map(|entry| entry.json).chain(after.take(room)).collect();
-    lines(all)
+    Ok(lines(all))
 }
 
 fn lines(events: Vec<String>) -> HttpResponse {

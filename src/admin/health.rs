@@ -56,8 +56,17 @@ async fn ready(services: web::Data<Services>) -> impl Responder {
     if let Some(trouble) = services.recorder.trouble() {
         reasons.push(Reason { code: "audit-unavailable", message: trouble });
     }
-    let answer =
-        Readiness { ready: reasons.is_empty(), policy: services.decider.digest().to_string(), reasons };
+    if !services.keys.list().iter().any(|key| key.state == "signing") {
+        let message = "no key signs; see `portcullis key list`, and `portcullis key rotate`".into();
+        reasons.push(Reason { code: "keys-unavailable", message });
+    }
+    let ready = reasons.is_empty();
+    // The last good policy decides: the node can serve, and says what it could not load.
+    if let Some(mistake) = services.decider.trouble() {
+        let message = format!("the changed policy is not live, the last good one is: {mistake}");
+        reasons.push(Reason { code: "policy-refused", message });
+    }
+    let answer = Readiness { ready, policy: services.decider.digest().to_string(), reasons };
     let mut response = if answer.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header(("cache-control", "no-store")).json(answer)
 }
@@ -71,7 +80,7 @@ async fn metrics(services: web::Data<Services>) -> impl Responder {
         policy_digest: services.decider.digest().to_string(),
         policy_reloads,
         policy_reload_failures,
-        nodes: 1,
+        nodes: i64::try_from(services.members.live().len()).unwrap_or(i64::MAX),
         revocation_lag: services.revocations.lag(),
     });
     HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)

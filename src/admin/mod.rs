@@ -1,11 +1,24 @@
 //! The operators' listener: health, readiness, metrics and the admin API. One file per resource.
 //!
 //! It is an actix-web server on a socket and thread of its own; nothing of it is reachable through the public
-//! listener. A new resource is one file with a `routes()` and one line in [`configure`].
+//! listener. A new resource is one file with its `ENDPOINTS` and one line in `endpoint::all`. Commands that hold the
+//! store themselves call the same resources in process, with an [`Operator`] of their own.
 
 mod audit;
+mod change;
+mod clients;
+mod endpoint;
 mod guard;
 mod health;
+mod keys;
+mod openapi;
+mod policy;
+mod problem;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tokens;
 mod users;
 
 use std::net::SocketAddr;
@@ -18,8 +31,10 @@ use tokio::sync::watch;
 
 use crate::http::Services;
 use crate::model::{Secret, random_token};
+use crate::store::{Revoked, StoreError};
 
-pub use guard::Operator;
+pub use guard::{Operator, Rank};
+pub use tls::AdminTls;
 
 /// The token of `<data_dir>/admin.token`.
 #[derive(Clone)]
@@ -27,33 +42,57 @@ pub struct AdminToken(pub Arc<Secret>);
 
 /// Adds every resource to an actix application.
 pub fn configure(config: &mut web::ServiceConfig) {
+    problem::configure(config);
     health::routes(config);
     config.service(
-        web::scope("/api/v1")
+        web::scope(endpoint::PREFIX)
             .wrap(actix_web::middleware::from_fn(guard::operators_only))
-            .configure(users::routes)
-            .configure(audit::routes),
+            .configure(endpoint::routes),
     );
+    config.default_service(web::to(|| async {
+        let detail = "this listener has /healthz, /readyz, /metrics and /api/v1/openapi.json";
+        Err::<&str, _>(problem::Problem::new(crate::model::RefusalKind::NotFound, detail))
+    }));
 }
 
-/// Binds `[admin] address` and serves it from a thread of its own until `shutdown` turns true: the bound address,
-/// the new admin token, the thread.
+/// Ends everything that a principal holds.
+async fn revoke_subject(services: &Services, name: &str) -> Result<(), StoreError> {
+    let config = services.config.load();
+    let until = services.clock.now().plus(config.tokens.refresh_ttl.max(config.session.absolute));
+    services.revocations.revoke(Revoked::Subject(name.to_owned()), until).await
+}
+
+/// The operators' listener as it runs.
+pub struct Started {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The new token of `admin.token`.
+    pub token: String,
+    /// Its certificate; none on plain HTTP.
+    pub tls: Option<Arc<AdminTls>>,
+    /// Ends after `shutdown`.
+    pub thread: JoinHandle<()>,
+}
+
+/// Binds `[admin] address` and serves it from a thread of its own until `shutdown` turns true.
 ///
 /// # Errors
 /// When the socket cannot be bound or the token file not be written.
-pub fn start(
-    services: Arc<Services>,
-    mut shutdown: watch::Receiver<bool>,
-) -> Result<(SocketAddr, String, JoinHandle<()>), String> {
+pub fn start(services: Arc<Services>, mut shutdown: watch::Receiver<bool>) -> Result<Started, String> {
     let config = services.config.load_full();
     let token = format!("pa_{}", random_token::<32>());
     write_token(&config.node.data_dir, &token)
         .map_err(|error| format!("{}/admin.token: {error}", config.node.data_dir.display()))?;
-    let socket = std::net::TcpListener::bind(config.admin.address)
-        .map_err(|error| format!("[admin] address {}: {error}", config.admin.address))?;
+    let socket = std::net::TcpListener::bind(config.admin.address).map_err(|error| {
+        format!(
+            "cannot listen on {} ({error}); choose a free address in [admin], or end what has it",
+            config.admin.address
+        )
+    })?;
     let address = socket.local_addr().map_err(|error| error.to_string())?;
     let guard = AdminToken(Arc::new(Secret::new(token.clone())));
-    let tls = config.admin.tls.as_ref().map(admin_tls).transpose()?;
+    let tls = config.admin.tls.as_ref().map(AdminTls::load).transpose()?.map(Arc::new);
+    let encrypted = tls.as_ref().map(AdminTls::server_config);
 
     let serve = move || {
         actix_web::rt::System::new().block_on(async move {
@@ -61,13 +100,13 @@ pub fn start(
                 App::new()
                     .app_data(web::Data::from(Arc::clone(&services)))
                     .app_data(guard.clone())
-                    .app_data(web::JsonConfig::default().limit(64 * 1024))
+                    .wrap(actix_web::middleware::from_fn(guard::own_names_only))
                     .configure(configure)
             })
             .workers(1)
             .disable_signals()
             .shutdown_timeout(2);
-            let bound = match tls {
+            let bound = match encrypted {
                 Some(tls) => server.listen_rustls_0_23(socket, tls),
                 None => server.listen(socket),
             };
@@ -91,21 +130,7 @@ pub fn start(
     };
     let thread =
         std::thread::Builder::new().name("admin".into()).spawn(serve).map_err(|error| error.to_string())?;
-    Ok((address, token, thread))
-}
-
-fn admin_tls(tls: &crate::config::AdminTls) -> Result<rustls::ServerConfig, String> {
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let named = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| named(&tls.certificate, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| named(&tls.key, &error))?;
-    rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| named(&tls.certificate, &error))
+    Ok(Started { address, token, tls, thread })
 }
 
 fn write_token(data_dir: &Path, token: &str) -> std::io::Result<()> {

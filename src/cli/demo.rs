@@ -2,13 +2,14 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Context, Done, Failure, Output, node, sample, serve};
+use super::{Context, Done, Failure, Output, node, quoted, sample, serve, words::passphrase};
 use crate::accounts::{Account, Origin};
 use crate::app;
 use crate::http::Services;
@@ -36,11 +37,13 @@ const POLICIES: &[(&str, &str)] = &[
 
 /// Runs the command.
 pub fn run(context: &Context, arguments: &Arguments) -> Done {
-    let io = |error: std::io::Error| Failure::usage(format!("the demo cannot be set up: {error}"));
+    if arguments.port == arguments.admin_port && arguments.port != 0 {
+        return Err(Failure::usage("--port and --admin-port are the same; give two"));
+    }
     let kept = arguments.data_dir.is_some();
     let data_dir = match &arguments.data_dir {
-        Some(directory) => std::path::absolute(directory).map_err(io)?,
-        None => temporary().map_err(io)?,
+        Some(directory) => std::path::absolute(directory).map_err(|error| cannot(directory, &error))?,
+        None => temporary()?,
     };
     let outcome = try_it(context, arguments, &data_dir);
     if !kept {
@@ -50,39 +53,47 @@ pub fn run(context: &Context, arguments: &Arguments) -> Done {
     outcome
 }
 
-fn temporary() -> std::io::Result<PathBuf> {
+fn temporary() -> Result<PathBuf, Failure> {
     let name = format!("portcullis-demo-{}", hex::encode(random_bytes::<8>()));
     let directory = std::env::temp_dir().join(name);
-    std::fs::create_dir(&directory)?;
-    Ok(directory)
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
+    made.map(|()| directory.clone()).map_err(|error| cannot(&directory, &error))
+}
+
+fn cannot(place: impl AsRef<Path>, error: &std::io::Error) -> Failure {
+    Failure::usage(format!("the demo cannot be set up: {}: {error}", place.as_ref().display()))
 }
 
 fn try_it(context: &Context, arguments: &Arguments, data_dir: &Path) -> Done {
-    let io = |error: std::io::Error| Failure::usage(format!("the demo cannot be set up: {error}"));
     if std::env::var_os("RUST_LOG").is_some() {
         serve::start_logging();
     }
-    let upstream = sample::start().map_err(io)?;
-    let port = free_port(arguments.port).map_err(io)?;
-    let admin_port = free_port(arguments.admin_port).map_err(io)?;
-    std::fs::create_dir_all(data_dir).map_err(io)?;
-    let policies = policies(data_dir).map_err(io)?;
+    let no_port = |error: std::io::Error| cannot("a port on 127.0.0.1", &error);
+    let upstream = sample::start().map_err(no_port)?;
+    let port = free_port(arguments.port, "--port")?;
+    let admin_port = free_port(arguments.admin_port, "--admin-port")?;
+    std::fs::create_dir_all(data_dir).map_err(|error| cannot(data_dir, &error))?;
+    let policies = policies(data_dir).map_err(|error| cannot(data_dir, &error))?;
     let file = data_dir.join("portcullis.toml");
-    std::fs::write(&file, configuration(port, admin_port, data_dir, &policies, upstream)).map_err(io)?;
+    std::fs::write(&file, configuration(port, admin_port, data_dir, &policies, upstream))
+        .map_err(|error| cannot(&file, &error))?;
     let loaded = super::load(&file).map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Failure::usage(lines.join("\n"))
     })?;
     node::block_on(async {
-        let services = app::open(loaded.config, Vec::new()).await.map_err(|error| serve::failure(&error))?;
+        let files = app::Files { path: file.clone(), watched: loaded.watched.clone() };
+        let services = app::open(loaded).await.map_err(|error| serve::failure(&error))?;
         let people = people(&services).await?;
-        let running = app::run(Arc::clone(&services)).map_err(|error| serve::failure(&error))?;
-        match context.output {
-            Output::Json => println!("{}", document(&running, data_dir, &file, &people)),
-            Output::Text => welcome(&running, &people, kept_text(arguments)),
-        }
+        let running = app::run(Arc::clone(&services), files).map_err(|error| serve::failure(&error))?;
+        let signals = serve::Signals::listen()?;
+        // A reader that goes away is no reason to end, and none to leave anything behind.
+        let _closed = match context.output {
+            Output::Json => print(&document(&running, data_dir, &file, &people).to_string()),
+            Output::Text => print(&welcome(&running, &people, &kept_text(arguments))),
+        };
         let follow = (context.output == Output::Text).then(|| tokio::spawn(follow(services)));
-        serve::until_stopped(&running).await?;
+        signals.until_stopped(&running, std::io::stdout().is_terminal()).await;
         if let Some(task) = follow {
             task.abort();
         }
@@ -98,12 +109,14 @@ fn kept_text(arguments: &Arguments) -> String {
     }
 }
 
-/// A free port, when 0 was asked for: the configuration names it, so it has to be known before.
-fn free_port(asked: u16) -> std::io::Result<u16> {
-    if asked != 0 {
-        return Ok(asked);
-    }
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// The port, when nobody has it; a free one for 0, as the configuration has to name it.
+fn free_port(asked: u16, flag: &str) -> Result<u16, Failure> {
+    let bound = std::net::TcpListener::bind(("127.0.0.1", asked)).and_then(|socket| socket.local_addr());
+    bound.map(|address| address.port()).map_err(|error| {
+        Failure::usage(format!(
+            "port {asked} of 127.0.0.1: {error}; name another with {flag}, 0 finds a free one"
+        ))
+    })
 }
 
 /// The repository's policies where there are any, else the ones compiled in.
@@ -127,7 +140,7 @@ fn configuration(
     policies: &Path,
     upstream: SocketAddr,
 ) -> String {
-    let (data, policies) = (quoted(data_dir), quoted(policies));
+    let (data, policies) = (as_toml(data_dir), as_toml(policies));
     format!(
         r#"# Written by `portcullis demo`.
 [node]
@@ -174,7 +187,7 @@ upstream = "sample"
     )
 }
 
-fn quoted(path: &Path) -> String {
+fn as_toml(path: &Path) -> String {
     Value::from(path.to_string_lossy().into_owned()).to_string()
 }
 
@@ -225,27 +238,6 @@ async fn people(services: &Services) -> Result<Vec<Person>, Failure> {
     Ok(people)
 }
 
-/// A password that can be read out: two words, two digits, a word; 2^62 of them with the suffix.
-fn passphrase() -> String {
-    const FIRST: [&str; 16] = [
-        "tidy", "brave", "calm", "eager", "fair", "glad", "keen", "lucid", "merry", "noble", "proud",
-        "quick", "sunny", "tall", "vivid", "warm",
-    ];
-    const SECOND: [&str; 16] = [
-        "otter", "maple", "heron", "cedar", "finch", "larch", "raven", "aspen", "trout", "rowan", "stoat",
-        "birch", "swift", "hazel", "lynx", "alder",
-    ];
-    const THIRD: [&str; 16] = [
-        "lamp", "quill", "anvil", "kettle", "ladder", "mirror", "needle", "oar", "pillow", "rope", "saddle",
-        "table", "urn", "vase", "wheel", "basket",
-    ];
-    let bytes = random_bytes::<10>();
-    let word =
-        |words: [&'static str; 16], byte: u8| words.into_iter().nth(usize::from(byte % 16)).unwrap_or("x");
-    let [a, b, c, d, rest @ ..] = bytes;
-    format!("{}-{}-{:02}-{}-{}", word(FIRST, a), word(SECOND, b), d % 100, word(THIRD, c), hex::encode(rest))
-}
-
 fn document(running: &app::Running, data_dir: &Path, file: &Path, people: &[Person]) -> Value {
     json!({
         "public_url": format!("http://localhost:{}", running.public.port()),
@@ -257,35 +249,42 @@ fn document(running: &app::Running, data_dir: &Path, file: &Path, people: &[Pers
     })
 }
 
-fn welcome(running: &app::Running, people: &[Person], kept: String) {
+/// One line or several on standard output.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+fn welcome(running: &app::Running, people: &[Person], kept: &str) -> String {
     let (public, admin, token) = (running.public.port(), running.admin.port(), &running.admin_token);
-    let program = std::env::current_exe()
-        .ok()
-        .and_then(|path| {
-            let here = std::env::current_dir().ok()?;
-            Some(path.strip_prefix(here).unwrap_or(&path).display().to_string())
-        })
-        .unwrap_or_else(|| "portcullis".to_owned());
-    println!("Portcullis {} · demo on the embedded store · {kept}\n", env!("CARGO_PKG_VERSION"));
-    println!("  gateway    http://localhost:{public}        a sample orders API is behind it");
-    println!("  operators  http://localhost:{admin}        metrics, admin API (admin token: {token})\n");
-    for person in people {
-        println!("  {:<5} / {}    {}, {}", person.name, person.password, person.role, person.department);
-    }
+    // In full, as the other terminal may be anywhere.
+    let program = std::env::current_exe().map_or_else(|_| "portcullis".to_owned(), |path| quoted(&path));
+    let version = env!("CARGO_PKG_VERSION");
     let bob = people.iter().find(|person| person.name == "bob").map_or("", |person| &person.password);
-    println!("\nTry it in another terminal:\n");
-    println!(
-        "  TOKEN=$(curl -s localhost:{public}/auth/login -H 'content-type: application/json' -d '{{\"username\":\"bob\",\"password\":\"{bob}\"}}' | sed 's/.*\"access_token\":\"\\([^\"]*\\).*/\\1/')"
-    );
-    println!(
-        "  curl -H \"authorization: Bearer $TOKEN\" localhost:{public}/orders/7              # 200: readers read orders"
-    );
-    println!(
-        "  curl -H \"authorization: Bearer $TOKEN\" localhost:{public}/orders/7 -X DELETE    # 403: only admins delete"
-    );
-    println!("  PORTCULLIS_ADMIN_TOKEN={token} {program} --admin-url http://localhost:{admin} audit tail\n");
-    // A closed pipe is no reason to end.
-    let _closed = std::io::stdout().flush().is_err();
+    let longest = people.iter().map(|person| person.password.len()).max().unwrap_or(0);
+    let people: String = people
+        .iter()
+        .map(|person| {
+            let Person { name, role, department, password } = person;
+            format!("  {name:<5} / {password:<longest$}    {role}, {department}\n")
+        })
+        .collect();
+    format!(
+        r#"Portcullis {version} · demo on the embedded store · {kept}
+
+  gateway    http://localhost:{public}        a sample orders API is behind it
+  operators  http://localhost:{admin}        metrics, admin API (admin token: {token})
+
+{people}
+Try it in another terminal:
+
+  TOKEN=$(curl -s localhost:{public}/auth/login -H 'content-type: application/json' -d '{{"username":"bob","password":"{bob}"}}' | sed 's/.*"access_token":"\([^"]*\).*/\1/')
+  curl -H "authorization: Bearer $TOKEN" localhost:{public}/orders/7              # 200: readers read orders
+  curl -H "authorization: Bearer $TOKEN" localhost:{public}/orders/7 -X DELETE    # 403: only admins delete
+  PORTCULLIS_ADMIN_TOKEN={token} {program} --admin-url http://localhost:{admin} audit tail
+"#
+    )
 }
 
 /// Prints decisions as they happen.
@@ -298,8 +297,10 @@ async fn follow(services: Arc<Services>) {
         let Ok(entries) = services.store.audit.read(&node, next, 100).await else { continue };
         for entry in entries {
             next = entry.seq + 1;
-            if let Ok(event) = serde_json::from_str::<Value>(&entry.json) {
-                println!("{}", super::audit::line(&event, colour));
+            if let Ok(event) = serde_json::from_str::<Value>(&entry.json)
+                && print(&super::audit::line(&event, colour)).is_err()
+            {
+                return;
             }
         }
     }

@@ -1,80 +1,100 @@
-//! Talking to a node: its operators' listener over HTTP, or the same resources in process on the opened store.
+//! Talking to a node: its operators' listener, or the same resources in process on the opened store when nothing listens
+//! there. Every command that needs a node goes through [`with`].
 
-use std::time::Duration;
+use std::cell::{Cell, OnceCell};
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
-use super::{Context, Done, Failure};
+use super::offline::Offline;
+use super::remote::{Away, Remote};
+use super::{Context, Done, Failure, Output, emit};
+use crate::record::printable;
 
-/// How long a node may take to answer a command.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// Problem names that are passed on as the code of a failure.
+const PROBLEMS: [&str; 13] = [
+    "audit-unavailable",
+    "bad-request",
+    "conflict",
+    "cross-site",
+    "forbidden",
+    "invalid-token",
+    "method-not-allowed",
+    "misdirected",
+    "not-found",
+    "overloaded",
+    "store-unavailable",
+    "too-large",
+    "unsupported-media-type",
+];
 
-/// A running node's operators' listener.
-pub struct Node {
-    host: String,
-    token: Option<String>,
+/// A node, or its store.
+pub struct Node<'a> {
+    context: &'a Context,
+    remote: Remote,
+    /// A URL was named: that node is meant, and no other store is opened instead.
+    named: bool,
+    answered: Cell<bool>,
+    offline: OnceCell<Offline>,
 }
 
-impl Node {
-    /// The node that `--admin-url`, the environment or the configuration names, with its admin token.
-    ///
-    /// # Errors
-    /// When the configuration cannot be read or the URL is not `http://host:port`.
-    pub fn find(context: &Context) -> Result<Self, Failure> {
-        let from_environment = std::env::var("PORTCULLIS_ADMIN_TOKEN").ok();
-        if let Some(url) = &context.admin_url {
-            let parsed = url::Url::parse(url).ok().filter(|url| url.scheme() == "http");
-            let host =
-                parsed.and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
-            let host =
-                host.ok_or_else(|| Failure::usage(format!("`{url}` is not an http:// URL of a node")))?;
-            return Ok(Self { host, token: from_environment.or_else(|| Self::local_token(context)) });
+/// Does the work with the node that `--admin-url`, the environment or the configuration names.
+///
+/// # Errors
+/// What the work says; code 2 when the configuration cannot be read.
+pub fn with<T>(
+    context: &Context,
+    work: impl AsyncFnOnce(&Node<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut node = Node::find(context)?;
+    block_on(async {
+        let done = work(&node).await;
+        if let Some(offline) = node.offline.take() {
+            offline.close().await;
         }
-        let config = context.load()?.config;
-        let file = config.node.data_dir.join("admin.token");
-        Ok(Self {
-            host: config.admin.address.to_string(),
-            token: from_environment.or_else(|| std::fs::read_to_string(file).ok()),
-        })
-    }
+        done
+    })
+}
 
-    fn local_token(context: &Context) -> Option<String> {
-        let config = context.load().ok()?.config;
-        std::fs::read_to_string(config.node.data_dir.join("admin.token")).ok()
+impl<'a> Node<'a> {
+    fn find(context: &'a Context) -> Result<Self, Failure> {
+        let remote = match &context.admin_url {
+            Some(url) => Remote::at(url, context.load().ok().map(|loaded| loaded.config).as_ref())?,
+            None => Remote::of(&context.load()?.config),
+        };
+        let named = context.admin_url.is_some();
+        Ok(Self { context, remote, named, answered: Cell::new(false), offline: OnceCell::new() })
     }
 
     /// Calls a resource: the answer's body, or the failure that its problem describes.
     ///
     /// # Errors
-    /// Code 3 when nothing listens there, 1 or 2 for the node's refusals.
+    /// Code 3 when nothing listens there and the store cannot be opened, 1 or 2 for refusals.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, Failure> {
-        let (status, text) = tokio::time::timeout(ANSWERS_WITHIN, self.exchange(method, path, body))
-            .await
-            .unwrap_or_else(|_elapsed| Err("it did not answer within 30 s".into()))
-            .map_err(|error| {
-                Failure::unreachable(format!(
-                    "no node answers at http://{}: {error}; start one with `portcullis serve`, or name it with --admin-url",
-                    self.host
-                ))
-            })?;
+        let (status, text) = self.exchange(method, path, body).await?;
         if status.is_success() {
             return Ok(text);
         }
-        let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-        let said = problem.get("detail").or_else(|| problem.get("title")).and_then(Value::as_str);
-        let message = said.map_or_else(|| format!("the node answered {status}: {text}"), str::to_owned);
-        Err(match status {
-            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                Failure::usage(message)
-            }
-            status if status.is_server_error() => Failure::unreachable(message),
-            _ => Failure::no(message),
+        Err(self.failure(status, &text))
+    }
+
+    /// The same, read as JSON.
+    ///
+    /// # Errors
+    /// Like [`Node::call`]; code 3 when the answer is no JSON.
+    pub async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let text = self.call(method, path, body).await?;
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).map_err(|error| {
+            Failure::unreachable(format!("what answers at {} is no node: {error}", self.remote.host))
         })
+    }
+
+    /// True when the store was opened here because nothing listens.
+    pub fn is_offline(&self) -> bool {
+        self.offline.get().is_some()
     }
 
     async fn exchange(
@@ -82,27 +102,76 @@ impl Node {
         method: Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<(StatusCode, String), String> {
-        let said = |error: &dyn std::fmt::Display| error.to_string();
-        let stream = TcpStream::connect(&self.host).await.map_err(|error| said(&error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| said(&error))?;
-        tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.host);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
+    ) -> Result<(StatusCode, String), Failure> {
+        if let Some(offline) = self.offline.get() {
+            return offline.exchange(&method, path, body).await.map_err(Failure::usage);
         }
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+        let token = self.token();
+        match self.remote.exchange(token.as_deref(), method.clone(), path, body).await {
+            Ok(answer) => {
+                self.answered.set(true);
+                Ok(answer)
+            }
+            Err(Away::NothingListens) if !self.named && !self.answered.get() => {
+                let offline = Offline::open(|| self.context.load()).await?;
+                self.say_offline(&offline.place());
+                let offline = self.offline.get_or_init(|| offline);
+                offline.exchange(&method, path, body).await.map_err(Failure::usage)
+            }
+            Err(Away::NothingListens) => Err(self.unreachable("nothing listens there")),
+            Err(Away::Other(why)) => Err(self.unreachable(&why)),
         }
-        let bytes = body.map(ToString::to_string).unwrap_or_default();
-        let request = request.body(Full::new(Bytes::from(bytes))).map_err(|error| said(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| said(&error))?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| said(&error))?;
-        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
     }
+
+    fn unreachable(&self, why: &str) -> Failure {
+        Failure::unreachable(format!(
+            "no node answers at {}: {why}; start one with `portcullis serve`, or name it with --admin-url",
+            self.remote.host
+        ))
+    }
+
+    /// Read for every call: it is new at every start of a node.
+    fn token(&self) -> Option<String> {
+        std::env::var("PORTCULLIS_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| {
+            let config = self.context.load().ok()?.config;
+            std::fs::read_to_string(config.node.data_dir.join("admin.token")).ok()
+        })
+    }
+
+    fn say_offline(&self, place: &str) {
+        let message = format!("no node listens at {}: worked offline on {place}", self.remote.host);
+        match self.context.output {
+            Output::Text => eprintln!("{}", printable(&message)),
+            Output::Json => {
+                eprintln!("{}", serde_json::json!({"notice": {"code": "offline", "message": message}}));
+            }
+        }
+    }
+
+    fn failure(&self, status: StatusCode, text: &str) -> Failure {
+        let problem: Value = serde_json::from_str(text).unwrap_or_default();
+        let member = |name: &str| problem.get(name).and_then(Value::as_str);
+        let said = member("detail").or_else(|| member("title")).map(str::to_owned);
+        let mut message = said.unwrap_or_else(|| format!("{} answered {status}", self.remote.host));
+        if status == StatusCode::UNAUTHORIZED {
+            message.push_str(
+                "; this command takes it from PORTCULLIS_ADMIN_TOKEN, else from <data_dir>/admin.token of its configuration",
+            );
+        }
+        let failure = match status {
+            StatusCode::CONFLICT | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Failure::no(message),
+            status if status.is_client_error() => Failure::usage(message),
+            _ => Failure::unreachable(message),
+        };
+        let kind = member("type").and_then(|kind| kind.rsplit(':').next());
+        let known = kind.and_then(|kind| PROBLEMS.into_iter().find(|known| *known == kind));
+        Failure { name: known.unwrap_or(failure.name), ..failure }
+    }
+}
+
+/// A name as one segment of a path.
+pub fn segment(name: &str) -> String {
+    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// Runs one command's asynchronous work.
@@ -121,14 +190,32 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 /// `portcullis healthcheck`: 0 when the node is ready, else 1 with the reasons.
 pub fn healthcheck(context: &Context) -> Done {
     let asked = Node::find(context).and_then(|node| {
-        block_on(async move {
-            let (status, text) =
-                tokio::time::timeout(ANSWERS_WITHIN, node.exchange(Method::GET, "/readyz", None))
-                    .await
-                    .unwrap_or_else(|_elapsed| Err("it did not answer".into()))
-                    .map_err(Failure::no)?;
-            if status.is_success() { Ok(()) } else { Err(Failure::no(text)) }
+        block_on(async {
+            match node.remote.exchange(None, Method::GET, "/readyz", None).await {
+                Ok((status, text)) if status.is_success() => {
+                    emit(if context.output == Output::Json { text.as_str() } else { "ready" });
+                    Ok(())
+                }
+                Ok((_, text)) => Err(Failure { name: "not-ready", ..Failure::no(reasons(&text)) }),
+                Err(Away::NothingListens) => Err(node.unreachable("nothing listens there")),
+                Err(Away::Other(why)) => Err(node.unreachable(&why)),
+            }
         })
     });
     asked.map_err(|failure| Failure { code: 1, ..failure })
+}
+
+/// The reasons of `/readyz`, one a line.
+fn reasons(text: &str) -> String {
+    let answer: Value = serde_json::from_str(text).unwrap_or_default();
+    let reasons = answer.get("reasons").and_then(Value::as_array);
+    let lines: Vec<_> = reasons
+        .into_iter()
+        .flatten()
+        .filter_map(|reason| {
+            let text = |name: &str| reason.get(name).and_then(Value::as_str);
+            Some(format!("{}: {}", text("code")?, text("message")?))
+        })
+        .collect();
+    if lines.is_empty() { text.trim().to_owned() } else { lines.join("\n") }
 }

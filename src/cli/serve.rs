@@ -1,43 +1,54 @@
 //! `portcullis serve`: run a node until SIGTERM or Ctrl-C; SIGHUP reloads.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::io::Write as _;
 
-use super::{Context, Done, Failure, node};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Context, Done, Failure, Output, node};
 use crate::app::{self, AppError};
-use crate::config;
 
 /// Runs the command.
 pub fn run(context: &Context) -> Done {
     start_logging();
     let loaded = context.load()?;
-    let accounts = accounts(&loaded.config)?;
+    let files = app::Files { path: context.config.clone(), watched: loaded.watched.clone() };
     node::block_on(async {
-        let services = app::open(loaded.config, accounts).await.map_err(|error| failure(&error))?;
-        let running = app::run(services).map_err(|error| failure(&error))?;
+        let services = app::open(loaded).await.map_err(|error| failure(&error))?;
+        let running = app::run(services, files).map_err(|error| failure(&error))?;
+        let signals = Signals::listen()?;
         tracing::info!(public = %running.public, admin = %running.admin, "the node serves");
-        until_stopped(&running).await?;
+        if context.output == Output::Json {
+            ready(&running);
+        }
+        signals.until_stopped(&running, false).await;
         running.stop().await;
         tracing::info!("the node stopped");
         Ok(())
     })
 }
 
+/// The one line on standard output that a script waits for: where the node listens, and its admin token. Only with
+/// `-o json`, as the token is a secret.
+fn ready(running: &app::Running) {
+    let config = running.services().config.load();
+    let scheme = |tls: bool| if tls { "https" } else { "http" };
+    let line = serde_json::json!({
+        "public": format!("{}://{}", scheme(!config.listen.tls.certificates.is_empty()), running.public),
+        "admin": format!("{}://{}", scheme(config.admin.tls.is_some()), running.admin),
+        "admin_token": running.admin_token,
+    });
+    let mut out = std::io::stdout().lock();
+    // A closed pipe is no reason to end.
+    let _closed = writeln!(out, "{line}").and_then(|()| out.flush()).is_err();
+}
+
 /// Log lines go to standard error, one JSON object each; `RUST_LOG` chooses the level.
 pub fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info,casbin=warn"));
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info,casbin=warn,actix_server=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that logging is set up already.
     let _already = builder.json().flatten_event(true).try_init().is_err();
-}
-
-/// The accounts file's accounts.
-pub fn accounts(config: &config::Config) -> Result<Vec<crate::accounts::Account>, Failure> {
-    let Some(path) = &config.accounts.file else { return Ok(Vec::new()) };
-    config::accounts_file::load(path).map_err(|problems| {
-        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Failure { code: 2, name: "accounts", message: lines.join("\n") }
-    })
 }
 
 /// What a person reads when a node does not start.
@@ -53,17 +64,41 @@ pub fn failure(error: &AppError) -> Failure {
     Failure { code: error.exit_code(), name: "start", message }
 }
 
-/// Waits for SIGTERM or Ctrl-C; SIGHUP reloads the policies meanwhile.
-pub async fn until_stopped(running: &app::Running) -> Done {
-    let listen = |kind| signal(kind).map_err(|error| Failure::usage(format!("signals: {error}")));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => running.reload().await,
+/// The signals that a node follows.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on they wait for [`Signals::until_stopped`]. To be called before anybody is told that the node is
+    /// ready: a signal that comes earlier ends the process as it stands.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::usage(format!("signals: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or Ctrl-C; SIGHUP reloads meanwhile, or ends too where it means that the terminal is gone.
+    pub async fn until_stopped(mut self, running: &app::Running, hangup_ends: bool) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    if hangup_ends {
+                        return;
+                    }
+                    running.reload().await;
+                }
+            }
         }
     }
 }

@@ -1,14 +1,20 @@
-//! Following what other nodes do: the revocation log, each 200 ms.
+//! Following what other nodes do: the revocation log and the signing keys, each 200 ms; and which nodes live.
 //!
-//! `app` starts [`follow`] once per node. Something else to follow is a function beside it.
+//! `app` starts [`follow`], [`follow_keys`] and [`Members`] once per node. Something else to follow is a function beside
+//! them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::keys::KeyRing;
 use crate::model::Timestamp;
 use crate::revocation::Revocations;
 use crate::store::{LogPosition, RevocationEntry, RevocationLog, Revoked, StoreError};
+
+mod members;
+
+pub use members::{Member, Members};
 
 /// How often the head of the log is confirmed.
 const EVERY: Duration = Duration::from_millis(200);
@@ -36,6 +42,23 @@ pub async fn follow(log: Arc<dyn RevocationLog>, view: Arc<Revocations>) {
                 away = true;
             }
         }
+    }
+}
+
+/// Runs until cancelled: keys that another node made, activated or withdrew are known here within a second.
+pub async fn follow_keys(keys: Arc<KeyRing>) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut away = false;
+    loop {
+        ticks.tick().await;
+        let read = keys.reload().await;
+        if let Err(error) = &read
+            && !away
+        {
+            tracing::warn!(%error, "the signing keys cannot be read again; the present ones stay");
+        }
+        away = read.is_err();
     }
 }
 

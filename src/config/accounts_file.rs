@@ -1,8 +1,8 @@
 //! The accounts file (`[accounts] file`): accounts under version control, with password hashes only.
 //!
-//! Read by `load` at start and at every reload; the accounts then go to `accounts::Directory::set_file_accounts`.
+//! Read by `load` at start and at every reload; the accounts then go to `accounts::Directory::adopt_file_accounts`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use argon2::password_hash::phc::PasswordHash;
@@ -48,7 +48,9 @@ fn account(s: &mut Section<'_>) -> Option<Account> {
     });
     let password_hash = s.hidden("password_hash", "Argon2 hash (PHC string).", hash);
     let roles = s.list("roles", "list of roles", &[], "Roles; operators' ones too.", |text| {
-        RoleName::parse(text).map_err(|error| error.to_string())
+        let role = RoleName::parse(text).map_err(|error| error.to_string())?;
+        role.check_operator().map_err(|error| error.to_string())?;
+        Ok(role)
     });
     let attributes = s.attributes("attributes", "Attributes for policies.");
     let tenant = s.optional("tenant", "text", "The tenant (`dom`).", non_empty);
@@ -76,12 +78,22 @@ fn account(s: &mut Section<'_>) -> Option<Account> {
 /// Names are unique, and none is a role at the same time.
 fn names(accounts: &[Option<Account>], context: &mut Context) {
     let all: BTreeSet<&str> = accounts.iter().flatten().map(|account| account.name.as_str()).collect();
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (index, account) in accounts.iter().enumerate() {
         let Some(account) = account else { continue };
-        if !seen.insert(account.name.as_str()) {
-            let message = format!("there are two accounts `{}`; names are unique", account.name);
-            context.problem(&format!("user[{index}].name"), message);
+        let name = account.name.as_str();
+        match seen.insert(name.to_ascii_lowercase(), name) {
+            Some(same) if same == name => {
+                let message = format!("there are two accounts `{name}`; names are unique");
+                context.problem(&format!("user[{index}].name"), message);
+            }
+            Some(other) => {
+                let message = format!(
+                    "`{name}` and `{other}` differ in case alone; upstreams that ignore case would take one for the other"
+                );
+                context.problem(&format!("user[{index}].name"), message);
+            }
+            None => {}
         }
         for role in &account.roles {
             if all.contains(role.as_str()) || role.as_str() == "anonymous" {
@@ -92,15 +104,28 @@ fn names(accounts: &[Option<Account>], context: &mut Context) {
     }
 }
 
-/// Takes an Argon2 hash and nothing else; the message never holds the text, which may be a password.
+/// Takes an Argon2id hash and nothing else; the message never holds the text, which may be a password.
 fn hash(text: &str) -> Result<String, String> {
-    let wrong = "is not an Argon2 hash (`$argon2id$…`); passwords are never in a file";
+    let wrong =
+        "is not an Argon2id hash (`$argon2id$v=19$m=19456,t=2,p=1$…$…`); passwords are never in a file";
     let hash = PasswordHash::new(text).map_err(|_| wrong.to_owned())?;
-    let argon2 = matches!(hash.algorithm.as_str(), "argon2id" | "argon2i" | "argon2d");
-    if !argon2 || hash.salt.is_none() || hash.hash.is_none() {
+    match hash.algorithm.as_str() {
+        "argon2id" => {}
+        // Names of algorithms say nothing of a password.
+        known @ ("argon2i" | "argon2d" | "scrypt" | "pbkdf2-sha256" | "pbkdf2-sha512" | "2a" | "2b"
+        | "2y") => {
+            return Err(format!("is a hash by {known}; only argon2id counts here, so set the password anew"));
+        }
+        _ => return Err(wrong.to_owned()),
+    }
+    if hash.salt.is_none() || hash.hash.is_none() {
         return Err(wrong.to_owned());
     }
-    argon2::Params::try_from(&hash).map_err(|_| "has parameters that Argon2 does not take".to_owned())?;
+    let params = argon2::Params::try_from(&hash);
+    let params = params.map_err(|_| "has parameters that Argon2 does not take".to_owned())?;
+    if params.m_cost() > 4 << 20 || params.t_cost() > 1000 || params.p_cost() > 64 {
+        return Err("costs more than 4GiB, 1000 passes or 64 lanes".to_owned());
+    }
     Ok(text.to_owned())
 }
 

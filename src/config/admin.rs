@@ -8,7 +8,7 @@ use super::reader::{Section, defaults};
 use super::values::{address, host};
 
 /// `[admin]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     /// Where operators connect.
     pub address: SocketAddr,
@@ -19,7 +19,7 @@ pub struct Admin {
 }
 
 /// `[admin.tls]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AdminTls {
     /// The chain, PEM.
     pub certificate: PathBuf,

@@ -25,7 +25,7 @@ pub enum AuditEntry {
 }
 
 /// `[audit]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Audit {
     /// What the record of an access decision survives.
     pub durability: Durability,

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::reader::Context;
-use super::{ClientAuth, Config, StoreKind};
+use super::{AuditEntry, ClientAuth, Config, StoreKind};
 use crate::model::Account;
 use crate::model::RoleName;
 
@@ -129,6 +129,14 @@ fn providers(config: &Config, context: &mut Context) {
 fn store(config: &Config, context: &mut Context) {
     if config.store.kind == StoreKind::Embedded && context.is_set("store.redis.urls") {
         context.warning("store.redis", "[store.redis] has no effect while `kind` is embedded");
+    }
+    let audit = &config.audit;
+    if config.store.kind == StoreKind::Embedded && audit.entry == AuditEntry::Batch {
+        context
+            .problem("audit.entry", "`entry` is about the Redis stream: it needs [store] kind = \"redis\"");
+    }
+    if audit.compress && audit.entry == AuditEntry::Event {
+        context.problem("audit.compress", "`compress` is for batches: it needs `entry = \"batch\"`");
     }
     let redis = &config.store.redis;
     if redis.ca.is_some() && !redis.urls.iter().all(|url| url.starts_with("rediss:")) {

@@ -2,16 +2,25 @@
 
 use super::reader::Context;
 use super::template::Template;
-use super::{ClientAuth, Config, Route};
+use super::{ClientAuth, Config, Route, WhenStoreIsDown};
 use crate::model::AuthMethod;
 
 /// Documents of ours, which are nobody's to route.
-const WELL_KNOWN: [&str; 4] = [
+const WELL_KNOWN: [&str; 5] = [
     "/.well-known/openid-configuration",
     "/.well-known/oauth-authorization-server",
     "/.well-known/jwks.json",
+    "/.well-known/authzen-configuration",
     "/.well-known/oauth-protected-resource",
 ];
+
+/// True for paths that are ours below `prefix` (`listen.prefix`) and beside it, and never a route's.
+pub fn is_reserved(path: &str, prefix: &str) -> bool {
+    let below =
+        |reserved: &str| path.strip_prefix(reserved).and_then(|rest| rest.bytes().next()) == Some(b'/');
+    let resource = WELL_KNOWN.last().is_some_and(|document| below(document));
+    path == prefix || below(prefix) || resource || WELL_KNOWN.contains(&path)
+}
 
 /// Notes every mistake of the routes.
 pub(super) fn check(config: &Config, context: &mut Context) {
@@ -21,6 +30,7 @@ pub(super) fn check(config: &Config, context: &mut Context) {
         not_reserved(config, route, &key("path"), context);
         authentication(route, &key("authenticate"), context);
         certificates_are_asked_for(config, route, &key("authenticate"), context);
+        known_tokens_only(route, &key("when_store_is_down"), context);
         let others = config.routes.get(..index).unwrap_or_default();
         unlike_others(route, index, others, context);
     }
@@ -77,6 +87,24 @@ fn authentication(route: &Route, key: &str, context: &mut Context) {
             let word = method.as_str();
             context.problem(key, format!("`{word}` is twice in `authenticate` of route `{name}`"));
         }
+    }
+}
+
+/// `allow_known` is for bearer tokens, and never where a stronger sign-in is asked for.
+fn known_tokens_only(route: &Route, key: &str, context: &mut Context) {
+    if route.when_store_is_down != WhenStoreIsDown::AllowKnown {
+        return;
+    }
+    let name = &route.name;
+    if !route.authenticate.contains(&AuthMethod::Bearer) {
+        context
+            .problem(key, format!("`allow_known` is for bearer tokens, which route `{name}` does not take"));
+    }
+    if route.require_acr.is_some() || route.max_auth_age.is_some() {
+        context.problem(
+            key,
+            format!("route `{name}` asks for a strong or recent sign-in: `allow_known` cannot be used there"),
+        );
     }
 }
 

@@ -1,27 +1,31 @@
-//! `[[client]]`: an application or machine that signs in through this gateway.
-
-use url::Url;
+//! `[[client]]`: a machine that gets its tokens here. Applications that people sign in to are not here yet: what asks for
+//! them is refused by name.
 
 use super::provider::scope;
 use super::reader::Section;
-use super::values::{outside_role, redirect_uri};
+use super::values::outside_role;
 use crate::model::{Attributes, RoleName, Secret};
 
 /// Grants that a client can have.
-const GRANTS: [&str; 3] = ["authorization_code", "refresh_token", "client_credentials"];
+const GRANTS: [&str; 1] = ["client_credentials"];
 /// Grants of the design that this version lacks.
-const LATER: [&str; 2] =
-    ["urn:ietf:params:oauth:grant-type:device_code", "urn:ietf:params:oauth:grant-type:token-exchange"];
+const LATER: [&str; 4] = [
+    "authorization_code",
+    "refresh_token",
+    "urn:ietf:params:oauth:grant-type:device_code",
+    "urn:ietf:params:oauth:grant-type:token-exchange",
+];
+/// What to do instead.
+const NO_APPLICATIONS: &str = "people cannot sign in to an application through this gateway in this version; a machine has \
+                               `grant_types = [\"client_credentials\"]` and a `secret`";
 
 /// `[[client]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Client {
     /// Its principal is `client:<id>`.
     pub id: String,
-    /// Absent: a public client (PKCE).
+    /// How it proves itself. Without one nobody is this client.
     pub secret: Option<Secret>,
-    /// Where it may be sent back to, compared exactly.
-    pub redirect_uris: Vec<Url>,
     /// What it may do at the token endpoint.
     pub grant_types: Vec<String>,
     /// What it may ask for.
@@ -34,21 +38,16 @@ pub struct Client {
 
 impl Client {
     pub(super) fn read(s: &mut Section<'_>) -> Self {
+        let later = format!("`redirect_uris` is not supported by this version: {NO_APPLICATIONS}");
+        let application = s.refuse("redirect_uris", &later);
         let client = Self {
             id: s.required("id", "text", String::new(), "Unique; its principal is `client:<id>`.", id),
-            secret: s.secret("secret", "How it proves itself; without one it is public and uses PKCE."),
-            redirect_uris: s.list(
-                "redirect_uris",
-                "list of URLs",
-                &[],
-                "Where people may be sent back to, compared exactly.",
-                redirect_uri,
-            ),
+            secret: s.secret("secret", "How it proves itself."),
             grant_types: s.list(
                 "grant_types",
-                "list: authorization_code, refresh_token, client_credentials",
-                &["authorization_code", "refresh_token"],
-                "What it may do at the token endpoint.",
+                "list: client_credentials",
+                &["client_credentials"],
+                "What it may do at the token endpoint; must be given.",
                 grant,
             ),
             scopes: s.list("scopes", "list of texts", &["openid"], "What it may ask for.", scope),
@@ -61,18 +60,14 @@ impl Client {
             ),
             attributes: s.attributes("attributes", "Attributes of `client:<id>`, for policies."),
         };
-        let granted = |grant: &str| client.grant_types.iter().any(|found| found == grant);
-        let secret_given = s.context.is_set(&s.key("secret")) || s.context.is_set(&s.key("secret_file"));
-        if granted("client_credentials") && !secret_given {
+        let given = |key: &str| s.context.is_set(&s.key(key));
+        let (secret, grants) = (given("secret") || given("secret_file"), given("grant_types"));
+        let refused = application || s.context.is_faulty(&s.key("grant_types"));
+        if !grants && !refused && !s.describing() {
+            // Left out it means an application, and will in later versions.
+            s.problem("grant_types", format!("`grant_types` is missing: {NO_APPLICATIONS}"));
+        } else if !secret && !refused && !s.describing() {
             s.problem("grant_types", "`client_credentials` needs a `secret` or `secret_file`");
-        }
-        if granted("refresh_token") && !granted("authorization_code") {
-            s.problem("grant_types", "`refresh_token` needs `authorization_code` beside it");
-        }
-        if granted("authorization_code") && client.redirect_uris.is_empty() && !s.describing() {
-            let key = s.key("redirect_uris");
-            let message = format!("client `{}` has no `redirect_uris`: nobody can sign in to it", client.id);
-            s.context.warning(&key, message);
         }
         client
     }

@@ -352,6 +352,9 @@ impl Section<'_> {
 
     fn variable_or_text(&self, text: String) -> Result<String, String> {
         let Some(name) = text.strip_prefix("env:") else { return Ok(text) };
+        if name.is_empty() {
+            return Err("`env:` names no variable; write \"env:NAME\"".to_owned());
+        }
         let value = self.context.variable(name).cloned();
         value.ok_or_else(|| format!("the environment variable {name} is not set"))
     }

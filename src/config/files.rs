@@ -18,6 +18,8 @@ pub(super) enum FileKind {
     Key,
     /// Anything, not empty.
     Content,
+    /// A set of public keys, JSON (RFC 7517).
+    KeySet,
     /// A secret; whether it can be read is known already.
     Secret,
 }
@@ -53,6 +55,20 @@ fn check_one(path: &Path, kind: FileKind) -> Result<(), String> {
             Ok(_) => owner_only(path),
             Err(_) => Err(format!("{shown} holds no private key in PEM form")),
         },
+        FileKind::KeySet => {
+            let set: Option<serde_json::Value> = serde_json::from_slice(&content).ok();
+            let keys =
+                set.as_ref().and_then(|set| set.get("keys")?.as_array()).filter(|keys| !keys.is_empty());
+            match keys
+                .map(|keys| keys.iter().all(|key| key.get("kid").is_some_and(serde_json::Value::is_string)))
+            {
+                Some(true) => Ok(()),
+                Some(false) => Err(format!("{shown} has a key without `kid`: no token could name it")),
+                None => Err(format!(
+                    "{shown} is no key set: JSON with a list `keys` that is not empty (RFC 7517)"
+                )),
+            }
+        }
         FileKind::Content | FileKind::Secret => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use super::reader::{Section, defaults};
 use super::values::{address, header_name, host_and_port, network, public_url};
 
 /// `[listen]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Listen {
     /// Where clients connect.
     pub address: SocketAddr,
@@ -40,6 +40,24 @@ impl Default for Listen {
 }
 
 impl Listen {
+    /// The path of an own endpoint: `prefix` and, say, `/login`.
+    pub fn endpoint(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
+    /// The same on the host of `public_url`.
+    pub fn endpoint_url(&self, path: &str) -> Url {
+        self.public(&self.endpoint(path))
+    }
+
+    /// A path on the host of `public_url`.
+    pub fn public(&self, path: &str) -> Url {
+        let mut url = self.public_url.clone();
+        url.set_path(path);
+        url.set_query(None);
+        url
+    }
+
     pub(super) fn read(s: &mut Section<'_>) -> Self {
         Self {
             address: s.parsed(
@@ -128,7 +146,7 @@ fn prefix(text: &str) -> Result<String, String> {
 }
 
 /// `[listen.limits]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Bytes of a request's line and fields.
     pub head: usize,

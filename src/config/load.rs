@@ -23,11 +23,31 @@ pub struct Loaded {
     pub watched: Vec<PathBuf>,
 }
 
+/// A configuration with everything that is wrong with it: what was understood counts, the rest has its default.
+#[derive(Debug)]
+pub struct Draft {
+    /// What was understood.
+    pub loaded: Loaded,
+    /// Every mistake; with one, no node is started with this.
+    pub problems: Vec<Problem>,
+    /// The section `[policy]` has no mistake.
+    pub policy_is_clear: bool,
+}
+
 /// Loads the configuration in `path` with the variables of `env` over it.
 ///
 /// # Errors
 /// Every mistake of the file, of the environment, of the files that it names, and between settings, with its place.
 pub fn load(path: &Path, env: &dyn Fn() -> Vec<(String, String)>) -> Result<Loaded, Vec<Problem>> {
+    let draft = draft(path, env)?;
+    if draft.problems.is_empty() { Ok(draft.loaded) } else { Err(draft.problems) }
+}
+
+/// Reads the same, mistakes or not.
+///
+/// # Errors
+/// When the file cannot be read or is no TOML.
+pub fn draft(path: &Path, env: &dyn Fn() -> Vec<(String, String)>) -> Result<Draft, Vec<Problem>> {
     let env: BTreeMap<String, String> = env().into_iter().collect();
     let text = read(path).map_err(|problem| vec![problem])?;
     let mut root = tree::parse(&text).map_err(|errors| syntax(path, errors))?;
@@ -50,13 +70,19 @@ pub fn load(path: &Path, env: &dyn Fn() -> Vec<(String, String)>) -> Result<Load
     check::roles_and_names(&config, &accounts, &mut context);
     let mut problems = context.take_problems();
     problems.append(&mut mistakes);
-    if !problems.is_empty() {
-        return Err(problems);
-    }
     let mut watched = vec![path.to_path_buf()];
     watched.extend(context.files.iter().map(|(_, file, _)| file.clone()));
+    let policy_is_clear = !context.is_faulty_below("policy");
     let provenance = context.take_provenance();
-    Ok(Loaded { config, provenance, warnings: context.warnings, accounts, watched })
+    let loaded = Loaded { config, provenance, warnings: context.warnings, accounts, watched };
+    Ok(Draft { loaded, problems, policy_is_clear })
+}
+
+/// The variables of this process; one that is not UTF-8 is no setting.
+pub fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// The text of a file, or why it cannot be read.

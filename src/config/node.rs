@@ -6,7 +6,7 @@ use super::reader::{Section, defaults};
 use super::values::plain_name;
 
 /// `[node]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// Unique in the cluster; by default the host's name.
     pub name: String,

@@ -18,7 +18,7 @@ pub enum RoleSource {
 }
 
 /// `[policy]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// The folder of the model and the rows.
     pub directory: PathBuf,

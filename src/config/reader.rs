@@ -101,6 +101,13 @@ impl Context {
         self.faulty.contains(key)
     }
 
+    /// True when a section, or a key in it, has a mistake.
+    pub(super) fn is_faulty_below(&self, section: &str) -> bool {
+        self.faulty
+            .iter()
+            .any(|key| key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    }
+
     /// True when the file or the environment sets the key.
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.places.contains_key(key)
@@ -244,11 +251,13 @@ impl Section<'_> {
         }
     }
 
-    /// Refuses a key with a message of its own.
-    pub(super) fn refuse(&mut self, key: &str, message: &str) {
-        if let Some(item) = self.table.remove(key) {
+    /// Refuses a key with a message of its own; true when it was there.
+    pub(super) fn refuse(&mut self, key: &str, message: &str) -> bool {
+        let item = self.table.remove(key);
+        if let Some(item) = &item {
             self.context.problem_at(&item.place, message.to_owned());
         }
+        item.is_some()
     }
 
     fn within(&self) -> String {
@@ -261,6 +270,7 @@ impl Section<'_> {
             let nearest = self.known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &key));
             let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
             self.context.problem_at(&item.place, format!("unknown key `{key}`{within}{hint}"));
+            self.context.faulty.insert(self.key(&key));
         }
     }
 

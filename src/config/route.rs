@@ -90,6 +90,8 @@ pub struct Route {
     pub mask: Vec<String>,
     /// What happens when the store cannot be reached.
     pub when_store_is_down: WhenStoreIsDown,
+    /// For how long at most [`WhenStoreIsDown::AllowKnown`] goes on; never longer than `tokens.access_ttl`.
+    pub allow_known_for: Duration,
     /// Whether paths may hold an encoded slash.
     pub allow_encoded_slash: bool,
     /// Whether paths may hold an encoded percent.
@@ -143,7 +145,7 @@ impl Route {
             ),
             authenticate: s.list(
                 "authenticate",
-                "list: bearer, session, certificate, password, api_key, none",
+                "list: bearer, session, certificate, password, none",
                 &["bearer", "session"],
                 "Which credentials count; `none`, which must be last, lets anyone ask as `anonymous`.",
                 auth_method,
@@ -199,7 +201,12 @@ impl Route {
                 "when_store_is_down",
                 &[("deny", WhenStoreIsDown::Deny), ("allow_known", WhenStoreIsDown::AllowKnown)],
                 &[],
-                "Refuse with 503, or go on with what this node has verified before.",
+                "Refuse with 503, or let bearer tokens pass that this node has verified before.",
+            ),
+            allow_known_for: s.positive_duration(
+                "allow_known_for",
+                "5m",
+                "For how long `allow_known` goes on after the store was heard last; never longer than `tokens.access_ttl`.",
             ),
             allow_encoded_slash: has("slash"),
             allow_encoded_percent: has("percent"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::reader::{Section, defaults};
 
 /// `[session]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     /// Ends a session that was not used for this long.
     pub idle: Duration,

@@ -31,7 +31,7 @@ pub enum RedisMode {
 }
 
 /// `[store]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Store {
     /// Which store.
     pub kind: StoreKind,
@@ -40,7 +40,7 @@ pub struct Store {
 }
 
 /// `[store.redis]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Redis {
     /// How Redis is run.
     pub mode: RedisMode,

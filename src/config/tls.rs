@@ -7,7 +7,7 @@ use super::reader::Section;
 use super::values::{host_pattern, host_pattern_or_all};
 
 /// `[listen.tls]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tls {
     /// `[[listen.tls.certificate]]`; the first is the default; empty: plain HTTP.
     pub certificates: Vec<ServerCertificate>,
@@ -16,7 +16,7 @@ pub struct Tls {
 }
 
 /// `[[listen.tls.certificate]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerCertificate {
     /// Hosts that get it, in lower case; `*.example.com` allowed.
     pub names: Vec<String>,
@@ -43,7 +43,7 @@ impl ClientAuth {
 }
 
 /// `[[listen.tls.client]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientCertificates {
     /// Which hosts; `*` is every host.
     pub hosts: Vec<String>,

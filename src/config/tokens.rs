@@ -22,7 +22,7 @@ pub enum SigningAlgorithm {
 }
 
 /// `[tokens]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tokens {
     /// The `iss` of our tokens, without a slash at its end by default.
     pub issuer: String,

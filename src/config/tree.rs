@@ -152,6 +152,11 @@ fn set(table: &mut Entries, path: &[String], name: &str, text: &str) -> Result<(
         if table.get(key).is_some_and(Item::holds_table) {
             return Err(format!("`{key}` is a table; set its keys one by one"));
         }
+        // The other spelling of a secret in the file: the environment wins over it too.
+        let other = key.strip_suffix("_file").map_or_else(|| format!("{key}_file"), str::to_owned);
+        if table.get(&other).is_some_and(|other| matches!(other.place, Place::Line(_))) {
+            table.remove(&other);
+        }
         table.insert(key.clone(), item);
         return Ok(());
     }

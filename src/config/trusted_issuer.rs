@@ -54,7 +54,7 @@ impl TrustedIssuer {
             ),
             issuer: s.required("issuer", "text", String::new(), "The `iss` of its tokens, exactly.", non_empty),
             jwks_uri: s.optional("jwks_uri", "URL", "Where its keys are; this or `jwks_file`.", secure_url),
-            jwks_file: s.file("jwks_file", FileKind::Content, "Its keys (RFC 7517); this or `jwks_uri`."),
+            jwks_file: s.file("jwks_file", FileKind::KeySet, "Its keys (RFC 7517); this or `jwks_uri`."),
             audience: s.required_list(
                 "audience",
                 "list of texts",

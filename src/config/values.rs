@@ -117,28 +117,12 @@ pub(super) fn public_url(text: &str) -> Result<Url, String> {
     server_url(url.as_str()).map_err(|_| format!("`{text}` must end after the host and port"))
 }
 
-/// A redirect URI of an application (RFC 8252: https, loopback http, or a private scheme with a dot in it).
-pub(super) fn redirect_uri(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|_| format!("`{text}` is not a URL; write it in full"))?;
-    if url.fragment().is_some() {
-        return Err(format!("`{text}` must not have a fragment (#)"));
-    }
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if is_loopback(&url) => Ok(url),
-        "http" => Err(format!("`{text}` must be https://; http:// is for loopback only")),
-        scheme if scheme.contains('.') => Ok(url),
-        _ => Err(format!(
-            "`{text}` must be https://, or an application's own scheme, as in com.example.app:/callback"
-        )),
-    }
-}
-
 /// A Redis URL; the message never holds it, since it may hold a password.
 pub(super) fn redis_url(text: &str) -> Result<String, String> {
-    let wrong = "is not a Redis URL, as in \"redis://127.0.0.1:6379\" or \"rediss://\" for TLS";
+    let wrong = "is not a Redis URL, as in \"redis://127.0.0.1:6379\", \"rediss://\" for TLS, or \"unix:///run/redis.sock\"";
     match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "redis" | "rediss") && url.has_host() => Ok(text.to_owned()),
+        Ok(url) if url.scheme() == "unix" && !url.has_host() && url.path().len() > 1 => Ok(text.to_owned()),
         _ => Err(wrong.to_owned()),
     }
 }
@@ -232,9 +216,12 @@ pub(super) fn auth_method(text: &str) -> Result<AuthMethod, String> {
         AuthMethod::Session,
         AuthMethod::Certificate,
         AuthMethod::Password,
-        AuthMethod::ApiKey,
         AuthMethod::None,
     ];
+    if text == AuthMethod::ApiKey.as_str() {
+        return Err("`api_key` is not supported by this version; a machine is a [[client]] and brings its token as `bearer`"
+            .to_owned());
+    }
     all.into_iter().find(|method| method.as_str() == text).ok_or_else(|| {
         let names = all.map(AuthMethod::as_str).join(", ");
         format!("`{text}` is not a way to authenticate; known: {names}")

@@ -3,8 +3,9 @@
 //! casbin's functions are plain function pointers without a context, so the context lies in a thread-local for the
 //! length of one synchronous call. `snapshot` enters it, `functions` and `effect` use it.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Once};
 
 use super::roles::{Closure, RoleGraphs};
 
@@ -24,6 +25,7 @@ pub struct Context {
 }
 
 thread_local! {
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
     static CONTEXT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }
 
@@ -48,6 +50,27 @@ pub fn enter<T>(context: Context, work: impl FnOnce() -> T) -> (T, Context) {
     let context = CONTEXT.with(|cell| cell.borrow_mut().take()).unwrap_or_default();
     drop(guard);
     (result, context)
+}
+
+/// Runs `work`; what a panic said, when it panicked (an interpreter without limits does, on `1 / 0`). Such a panic is an
+/// answer to one request and prints nothing: the process's hook is passed by for this thread and time alone.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !CAUGHT.with(Cell::get) {
+                before(info);
+            }
+        }));
+    });
+    let outer = CAUGHT.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    CAUGHT.set(outer);
+    result.map_err(|said| {
+        let text = said.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| said.downcast_ref::<String>().cloned()).unwrap_or_default()
+    })
 }
 
 /// Uses the context, when there is one.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::load::{Settings, load};
 use super::pool::Pool;
@@ -30,6 +30,7 @@ pub struct Decider {
     pool: Pool,
     reloads: AtomicU64,
     failures: AtomicU64,
+    trouble: ArcSwapOption<String>,
 }
 
 impl Decider {
@@ -56,12 +57,7 @@ impl Decider {
         is_principal: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     ) -> Result<Arc<Self>, Vec<Problem>> {
         let directory = policy.directory.clone();
-        let settings = Settings {
-            roles: policy.roles,
-            bind: policy.bind.clone(),
-            node: Some(node.to_owned()).filter(|name| !name.is_empty()),
-            is_principal,
-        };
+        let settings = Settings::of(policy, Some(node), is_principal);
         let sources = Sources::read(&directory, settings.node.as_deref())?;
         let allow_by_default = policy.allow_by_default;
         let snapshot = accept(&directory, &sources, &settings, allow_by_default)?;
@@ -78,19 +74,27 @@ impl Decider {
             pool,
             reloads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            trouble: ArcSwapOption::empty(),
         }))
     }
 
     /// Asks the live policy. Every failure is a deny with `error` set.
     pub async fn decide(&self, principal: &Arc<Principal>, question: &Question<'_>) -> Decision {
         let snapshot = self.live.load_full();
+        let key = snapshot.memo.key(principal, question);
+        if let Some(kept) = key.as_ref().and_then(|key| snapshot.memo.get(key, principal)) {
+            return decision(&snapshot, kept.verdict, kept.roles);
+        }
         let prepared = snapshot.prepare(principal, question, self.clock.now());
-        let roles: Arc<[Arc<str>]> = prepared.subject.roles.iter().cloned().collect();
+        let roles = Arc::clone(&prepared.subject.roles);
         let verdict = if prepared.cost <= INLINE_ROWS {
             snapshot.evaluate(&prepared)
         } else {
             self.pool.evaluate(&snapshot, prepared).await
         };
+        if let Some(key) = key {
+            snapshot.memo.put(&key, principal, &verdict, &roles);
+        }
         decision(&snapshot, verdict, roles)
     }
 
@@ -108,6 +112,8 @@ impl Decider {
             Ok(false) => 0,
             Err(_) => self.failures.fetch_add(1, Ordering::Relaxed),
         };
+        let trouble = result.as_ref().err().and_then(|problems| problems.first()).map(ToString::to_string);
+        self.trouble.store(trouble.map(Arc::new));
         result
     }
 
@@ -170,6 +176,11 @@ impl Decider {
             .unwrap_or_default()
     }
 
+    /// Why the files in the directory are not the live policy: the first mistake of the last reload.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.load().as_deref().cloned()
+    }
+
     /// Reloads that changed something, and reloads that failed.
     pub fn failures(&self) -> (u64, u64) {
         (self.reloads.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
@@ -190,7 +201,7 @@ fn accept(
         let line = snapshot.definition.effect_line;
         return Err(vec![error(directory, "model.conf", line, "allows-by-default", message)]);
     }
-    let failed = suite::problems(directory, sources, &snapshot);
+    let failed = suite::problems(directory, sources, &snapshot, settings.node.as_deref());
     if failed.is_empty() { Ok(snapshot) } else { Err(failed) }
 }
 
@@ -230,6 +241,7 @@ impl Watch {
         self.previous = Some(seen);
         if seen == Some(live) {
             self.refused = None;
+            decider.trouble.store(None);
             return None;
         }
         if !settled || self.refused == Some(seen) {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -105,9 +106,9 @@ pub struct Term {
 ///
 /// # Errors
 /// Every mistake that keeps the directory from loading.
-pub fn explain(directory: &Path, node: Option<&str>, query: &Query) -> Result<Explanation, Vec<Problem>> {
-    let sources = Sources::read(directory, node)?;
-    let snapshot = load(directory, &sources, &Settings::plain(node))?;
+pub fn explain(directory: &Path, settings: &Settings, query: &Query) -> Result<Explanation, Vec<Problem>> {
+    let sources = Sources::read(directory, settings.node.as_deref())?;
+    let snapshot = load(directory, &sources, settings)?;
     Ok(of_snapshot(&snapshot, directory, query))
 }
 
@@ -120,10 +121,13 @@ pub(super) fn of_snapshot(snapshot: &Snapshot, directory: &Path, query: &Query) 
         ip: query.ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         secure: query.secure,
     };
-    let prepared = snapshot.prepare(&query.principal, &question, query.at);
-    let begun = Instant::now();
+    let prepared = snapshot.prepare(&Arc::new(query.principal.clone()), &question, query.at);
     let verdict = snapshot.evaluate(&prepared);
+    // Patterns are compiled at their first use, which is not what a request costs.
+    let begun = Instant::now();
+    let again = snapshot.evaluate(&prepared);
     let took = begun.elapsed();
+    debug_assert_eq!(verdict, again, "the same question has one answer");
     let rule = verdict.row.and_then(|row| snapshot.rows.get(row));
     let near = if verdict.allow || rule.is_some() { Vec::new() } else { near(snapshot, &prepared, query) };
     Explanation {
@@ -199,7 +203,7 @@ fn why(
     if let Some(call) = calls.iter().find(|call| call.function == "g" && term.contains("||")) {
         return match call.arguments.get(1).and_then(|argument| column(argument)) {
             Some("*") if holds => "everyone".to_owned(),
-            Some(wanted) => links(snapshot, &prepared.subject, wanted, holds),
+            Some(wanted) => links(snapshot, &prepared.subject.closure, wanted, holds),
             None => String::new(),
         };
     }
@@ -214,14 +218,12 @@ fn why(
         (None, Some((left, right))) if calls.is_empty() && !term.contains("||") => {
             (left.trim(), right.trim())
         }
-        _ => return if holds { "holds".to_owned() } else { format!("does not hold: {term}") },
+        _ => return whole(term, holds, query),
     };
-    let Some(wanted) = column(right).or_else(|| column(left)) else {
-        return if holds { "holds".to_owned() } else { format!("does not hold: {term}") };
-    };
+    let Some(wanted) = column(right).or_else(|| column(left)) else { return whole(term, holds, query) };
     let value = value_of(snapshot, left, query);
     match call.map(|call| call.function.as_str()) {
-        Some("g") => links(snapshot, &prepared.subject, wanted, holds),
+        Some("g") => links(snapshot, &prepared.subject.closure, wanted, holds),
         Some("eval") if holds => format!("{wanted} holds"),
         Some("eval") => format!("{wanted} does not hold"),
         _ if holds => format!("{value} matches {wanted}"),
@@ -230,6 +232,24 @@ fn why(
         }
         _ => format!("{value} does not match {wanted}"),
     }
+}
+
+/// A term that is not taken apart, with the attributes that it reads.
+fn whole(term: &str, holds: bool, query: &Query) -> String {
+    if holds {
+        return "holds".to_owned();
+    }
+    let read = expression::usage(term, "r", "sub").fields;
+    let told: Vec<String> = read
+        .iter()
+        .filter(|field| !["name", "kind", "roles", "dom", "acr", "amr"].contains(&field.as_str()))
+        .map(|field| match query.principal.attributes.0.get(field) {
+            Some(value) => format!("{field} is {}", serde_json::to_string(value).unwrap_or_default()),
+            None => format!("there is no {field}"),
+        })
+        .collect();
+    let told = if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) };
+    format!("does not hold{told}: {term}")
 }
 
 fn value_of(snapshot: &Snapshot, argument: &str, query: &Query) -> String {
@@ -317,7 +337,7 @@ impl fmt::Display for Explanation {
             writeln!(f, "\n  roles   {}", self.roles.join(", "))?;
         }
         let micros = self.took.as_secs_f64() * 1e6;
-        write!(f, "\n  policy {}, {} rules, evaluated in {micros:.1} µs", self.digest, self.rows)
+        writeln!(f, "\n  policy {}, {} rules, evaluated in {micros:.1} µs", self.digest, self.rows)
     }
 }
 

@@ -180,6 +180,11 @@ impl Style {
         }
     }
 
+    /// Which parameter of a pattern has the name, from 0.
+    pub fn parameter(self, pattern: &str, name: &str) -> Option<usize> {
+        self.names(pattern).iter().position(|known| *known == name)
+    }
+
     /// True for patterns that are certainly valid, without compiling them: most rows of large policies.
     pub fn plainly_valid(self, pattern: &str) -> bool {
         let pattern = match self {
@@ -279,7 +284,7 @@ fn key_match4(path: &str, pattern: &str) -> Dynamic {
 
 fn key_get_named(path: &str, pattern: &str, name: &str, style: Style) -> Dynamic {
     let groups = if style == Style::Colon { Style::ColonGroups } else { Style::BracesGroups };
-    let Some(index) = style.names(pattern).iter().position(|known| *known == name) else {
+    let Some(index) = style.parameter(pattern, name) else {
         return Dynamic::from(String::new());
     };
     let value = with_pattern(pattern, groups, |regex| {

@@ -6,7 +6,7 @@
 //! plain casbin, row by row. `oracle` holds both against casbin.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use casbin::function_map::OperatorFunction;
 use casbin::rhai::packages::{
@@ -21,6 +21,9 @@ use super::definition::Definition;
 use super::effect::RecordingEffector;
 use super::expression;
 use super::functions;
+use super::load::Fields;
+use super::request::Source;
+use super::residual::{Given, Names, Residual, Template};
 use super::roles::Closure;
 use super::source::Row;
 
@@ -33,6 +36,10 @@ pub struct Index {
     roles: bool,
     engine: Engine,
     matcher: AST,
+    /// The matcher after its first term, which holds for every candidate, when it can be answered without rhai; and
+    /// what is left of it for each row.
+    template: Option<Template>,
+    residuals: Vec<OnceLock<Option<Residual>>>,
     request: Vec<String>,
     policy: Vec<String>,
     effect: String,
@@ -51,7 +58,12 @@ impl Index {
     ///
     /// # Errors
     /// What rhai refuses in the matcher.
-    pub fn plan(definition: &Definition, bound: &[String], rows: &[Row]) -> Result<Option<Self>, String> {
+    pub fn plan(
+        definition: &Definition,
+        bound: &[String],
+        fields: &Fields,
+        rows: &[Row],
+    ) -> Result<Option<Self>, String> {
         let Some(shape) = shape(definition, bound) else { return Ok(None) };
         let mut rows_of: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, row) in rows.iter().enumerate() {
@@ -71,17 +83,30 @@ impl Index {
         let named = |prefix: &str, tokens: &[String]| {
             tokens.iter().map(|token| format!("{prefix}_{token}")).collect()
         };
+        let source = |token: &str, field: Option<&str>| {
+            let at = definition.request.iter().position(|known| known == token)?;
+            let bound = bound.get(at)?;
+            Source::of(bound, field, fields.get(bound).and_then(Option::as_deref))
+        };
+        let names = Names { columns: &definition.policy, source: &source };
         Ok(Some(Self {
             rows_of,
             everyone: shape.everyone,
             roles: shape.roles,
             engine,
             matcher,
+            template: rest(&definition.matcher, &names),
+            residuals: rows.iter().map(|_| OnceLock::new()).collect(),
             request: named("r", &definition.request),
             policy: named("p", &definition.policy),
             effect: definition.effect.clone(),
             effect_column: definition.column("eft"),
         }))
+    }
+
+    /// True when rows are evaluated by the interpreter.
+    pub fn interprets(&self) -> bool {
+        self.template.is_none()
     }
 
     /// The rows that can be true for a subject, in their order.
@@ -98,30 +123,32 @@ impl Index {
     }
 
     /// Evaluates the matcher for `candidates`, as casbin does for all rows; the deciding row is noted in the context
-    /// as its position among the candidates.
+    /// as its position among the candidates. `values`: the request for rhai, where it has to be asked.
     ///
     /// # Errors
     /// What makes an evaluation fail.
-    pub fn evaluate(&self, rows: &[Row], candidates: &[usize], values: &[Dynamic]) -> Result<bool, String> {
+    pub fn evaluate(
+        &self,
+        rows: &[Row],
+        candidates: &[usize],
+        given: Given<'_>,
+        values: impl Fn() -> Vec<Dynamic>,
+    ) -> Result<bool, String> {
         let mut stream = RecordingEffector.new_stream(&self.effect, candidates.len());
-        let mut scope = Scope::new();
-        for (token, value) in self.request.iter().zip(values) {
-            scope.push_constant_dynamic(token.as_str(), value.clone());
-        }
-        let base = scope.len();
         if candidates.is_empty() {
             // No row can be true: what the effect says when nothing matched.
             stream.push_effect(EffectKind::Indeterminate);
         }
-        for row in candidates.iter().filter_map(|index| rows.get(*index)) {
-            scope.rewind(base);
-            for (token, value) in self.policy.iter().zip(&row.values) {
-                scope.push_constant(token.as_str(), value.clone());
-            }
-            let holds = self.engine.eval_ast_with_scope::<bool>(&mut scope, &self.matcher);
+        let mut scope = None;
+        for index in candidates {
+            let Some(row) = rows.get(*index) else { continue };
+            let holds = match self.residual(*index, row).and_then(|residual| residual.holds(given)) {
+                Some(holds) => holds,
+                None => self.ask_rhai(scope.get_or_insert_with(|| self.scope(values())), row)?,
+            };
             let effect =
                 match self.effect_column.and_then(|column| row.values.get(column)).map(String::as_str) {
-                    _ if !holds.map_err(|cause| cause.to_string())? => EffectKind::Indeterminate,
+                    _ if !holds => EffectKind::Indeterminate,
                     None | Some("allow") => EffectKind::Allow,
                     Some("deny") => EffectKind::Deny,
                     Some(_) => EffectKind::Indeterminate,
@@ -133,6 +160,36 @@ impl Index {
         let allow = stream.next();
         // Nothing may be decided from a context that is gone.
         call::with(|_| allow).ok_or_else(|| "no evaluation context".to_owned())
+    }
+
+    fn residual(&self, index: usize, row: &Row) -> Option<&Residual> {
+        let template = self.template.as_ref()?;
+        self.residuals.get(index)?.get_or_init(|| template.fold(&row.values)).as_ref()
+    }
+
+    fn scope(&self, values: Vec<Dynamic>) -> Scope<'_> {
+        let mut scope = Scope::new();
+        for (token, value) in self.request.iter().zip(values) {
+            scope.push_constant_dynamic(token.as_str(), value);
+        }
+        scope
+    }
+
+    fn ask_rhai(&self, scope: &mut Scope<'_>, row: &Row) -> Result<bool, String> {
+        scope.rewind(self.request.len());
+        for (token, value) in self.policy.iter().zip(&row.values) {
+            scope.push_constant(token.clone(), value.clone());
+        }
+        self.engine.eval_ast_with_scope::<bool>(scope, &self.matcher).map_err(|cause| cause.to_string())
+    }
+}
+
+/// The matcher without its first term.
+fn rest(matcher: &str, names: &Names<'_>) -> Option<Template> {
+    let terms = expression::terms(matcher);
+    match terms.get(1..) {
+        None | Some([]) => Some(Template::Boolean(true)),
+        Some(rest) => Template::parse(&rest.join(" && "), names),
     }
 }
 

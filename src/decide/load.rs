@@ -13,7 +13,7 @@ use super::functions::Style;
 use super::roles::{RoleGraph, RoleGraphs};
 use super::snapshot::Snapshot;
 use super::source::{Row, Sources, error, rows};
-use crate::config::RoleSource;
+use crate::config::{self, RoleSource};
 
 /// Says whether a name belongs to a principal.
 pub type IsPrincipal = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -40,6 +40,22 @@ impl Settings {
             node: node.map(str::to_owned),
             is_principal: Arc::new(|_| false),
         }
+    }
+
+    /// What a configuration's section says, for one node.
+    pub fn of(policy: &config::Policy, node: Option<&str>, is_principal: IsPrincipal) -> Self {
+        let plain = Self::plain(node.filter(|node| !node.is_empty()));
+        Self { roles: policy.roles, bind: policy.bind.clone(), is_principal, ..plain }
+    }
+
+    /// The same for another node.
+    pub(super) fn for_node(&self, node: &str) -> Self {
+        Self { node: Some(node.to_owned()), ..self.clone() }
+    }
+
+    /// The nodes that have rows of their own, when these settings are for none.
+    pub(super) fn other_nodes(&self, directory: &Path) -> Vec<String> {
+        if self.node.is_some() { Vec::new() } else { super::source::nodes(directory) }
     }
 }
 

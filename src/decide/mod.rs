@@ -1,8 +1,8 @@
 //! May they: the node's own casbin policies as an immutable snapshot behind one function.
 //!
 //! `gateway` asks [`Decider::decide`]; `cli` and the operators' listener use [`check`], [`fn@test`], [`fn@explain`] and
-//! [`Decider::reload`]. The order of reading: `source`, `definition`, `load`, `snapshot`, then `functions`, `roles`,
-//! `request`, `effect` and `call`, which an evaluation uses. What a matcher may call is listed in `functions`.
+//! [`Decider::reload`]. The order of reading: `source`, `definition`, `load`, `snapshot`, `index`, `residual`, then
+//! `functions`, `roles`, `request`, `effect` and `call`, which an evaluation uses. What a matcher may call is listed in `functions`.
 
 mod call;
 mod decider;
@@ -12,15 +12,21 @@ mod expression;
 mod functions;
 mod index;
 mod load;
+mod memo;
+mod patterns;
 mod pool;
 mod request;
+mod residual;
 mod roles;
 mod snapshot;
 mod source;
+mod subjects;
 mod suite;
 mod warnings;
 
 pub mod explain;
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
@@ -32,9 +38,9 @@ use std::sync::Arc;
 
 pub use decider::Decider;
 pub use explain::{Explanation, Query, explain};
+pub use load::Settings;
 pub use suite::{CaseReport, TestReport, test};
 
-use crate::config;
 use crate::model::RuleRef;
 
 /// What is asked, besides who asks.
@@ -88,24 +94,21 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Checks a directory without a node: every mistake and warning, tests included when `run_tests`.
-pub fn check(directory: &Path, node: Option<&str>, run_tests: bool) -> Vec<Problem> {
-    check_with(directory, &load::Settings::plain(node), run_tests)
+/// Checks a directory as a node of these settings would; without a node, also with the rows of each node. Every mistake
+/// and warning, tests included when `run_tests`.
+pub fn check(directory: &Path, settings: &Settings, run_tests: bool) -> Vec<Problem> {
+    let mut problems = check_with(directory, settings, run_tests);
+    for node in settings.other_nodes(directory) {
+        for problem in check_with(directory, &settings.for_node(&node), run_tests) {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+    problems
 }
 
-/// The same as a node of this configuration would: its roles setting, bindings and name, and the names of its principals.
-pub fn check_policy(
-    policy: &config::Policy,
-    node: &str,
-    is_principal: Arc<dyn Fn(&str) -> bool + Send + Sync>,
-    run_tests: bool,
-) -> Vec<Problem> {
-    let plain = load::Settings::plain(Some(node).filter(|node| !node.is_empty()));
-    let settings = load::Settings { roles: policy.roles, bind: policy.bind.clone(), is_principal, ..plain };
-    check_with(&policy.directory, &settings, run_tests)
-}
-
-fn check_with(directory: &Path, settings: &load::Settings, run_tests: bool) -> Vec<Problem> {
+fn check_with(directory: &Path, settings: &Settings, run_tests: bool) -> Vec<Problem> {
     let sources = match source::Sources::read(directory, settings.node.as_deref()) {
         Ok(sources) => sources,
         Err(problems) => return problems,
@@ -116,7 +119,7 @@ fn check_with(directory: &Path, settings: &load::Settings, run_tests: bool) -> V
     };
     let mut problems = warnings::warnings(directory, &snapshot);
     if run_tests {
-        problems.extend(suite::problems(directory, &sources, &snapshot));
+        problems.extend(suite::problems(directory, &sources, &snapshot, settings.node.as_deref()));
     }
     problems
 }

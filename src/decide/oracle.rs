@@ -18,7 +18,7 @@ const EFFECTS: [&str; 3] = [
     "some(where (p.eft == allow)) && !some(where (p.eft == deny))",
     "priority(p.eft) || deny",
 ];
-const MATCHERS: [&str; 8] = [
+const MATCHERS: [&str; 10] = [
     "g(r.sub, p.sub) && keyMatch2(r.obj, p.obj) && regexMatch(r.act, p.act)",
     "g(r.sub, p.sub) && keyMatch(r.obj, p.obj) && r.act == p.act",
     "r.sub == \"root\" || g(r.sub, p.sub) && keyMatch3(r.obj, p.obj) && r.act == p.act",
@@ -27,6 +27,9 @@ const MATCHERS: [&str; 8] = [
     "r.sub == p.sub && keyMatch4(r.obj, p.obj) && regexMatch(r.act, p.act)",
     "g(r.sub, p.sub) && keyMatch2(r.obj, p.obj) | r.act == p.act",
     "(p.sub == \"*\" || g(r.sub.name, p.sub)) && r.sub.level == r.obj && !(r.act == p.act)",
+    "(p.sub == \"*\" || g(r.sub.name, p.sub)) && keyMatch2(r.obj, p.obj) && regexMatch(r.act, \"^(\" + p.act + \")$\") \
+     && (keyGet2(r.obj, p.obj, \"x\") == \"\" || keyGet2(r.obj, p.obj, \"x\") == r.sub.department)",
+    "g(r.sub.name, p.sub) && (r.sub.fired != true || r.sub.level == p.act) && keyMatch(r.obj, p.obj + \"*\")",
 ];
 
 fn name() -> impl Strategy<Value = String> {
@@ -74,7 +77,14 @@ fn ours_and_casbins(
         return None;
     }
     let mut principal = Principal::new(sub.as_str(), PrincipalKind::User, AuthMethod::Session);
-    principal.attributes.0.insert("level".to_owned(), AttributeValue::Integer(5));
+    for (name, value) in [
+        ("level", AttributeValue::Integer(5)),
+        ("fired", AttributeValue::Boolean(false)),
+        ("department", AttributeValue::Text("a".to_owned())),
+    ] {
+        principal.attributes.0.insert(name.to_owned(), value);
+    }
+    let principal = std::sync::Arc::new(principal);
     let ip = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     let question = Question { object: obj, action: act, host: "h", ip, secure: false };
     let prepared = snapshot.prepare(&principal, &question, Timestamp::from_seconds(0));
@@ -105,7 +115,7 @@ fn ours_and_casbins(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn verdicts_are_casbins(

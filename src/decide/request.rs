@@ -1,6 +1,11 @@
-//! A request in casbin's form: one value for each token of the request definition.
+//! What a request looks like to a matcher: read piece by piece by `residual`, or as rhai's values.
 //!
-//! Called by `snapshot`. Another field of `env` or `sub` is one more `insert` here, and one more line in the policy guide.
+//! Another field of `env` or `sub` is one more line in [`Facts::read`] and in the function that makes the object, and
+//! one more line in the policy guide.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use casbin::rhai::{Dynamic, Map};
 
@@ -9,38 +14,154 @@ use super::load::Fields;
 use super::roles::Closure;
 use crate::model::{AttributeValue, Principal, Timestamp};
 
-/// What a request brings besides subject and question.
-pub struct Environment<'a> {
-    /// Now.
-    pub at: Timestamp,
-    /// The node's name.
-    pub node: &'a str,
+/// Everything that is known of a request when it is decided.
+#[derive(Debug)]
+pub struct Facts {
+    principal: Arc<Principal>,
+    object: String,
+    action: String,
+    host: String,
+    ip: IpAddr,
+    secure: bool,
+    at: Timestamp,
+    node: Arc<str>,
 }
 
-/// The values in the order of `bound`.
-pub fn request(
-    bound: &[String],
-    fields: &Fields,
-    principal: &Principal,
-    subject: &Closure,
-    question: &Question<'_>,
-    environment: &Environment<'_>,
-) -> Vec<Dynamic> {
-    let value = |token: &String| {
-        let read = fields.get(token).and_then(Option::as_ref);
-        match (token.as_str(), read) {
-            ("sub", None) => text(&principal.name),
-            ("sub", Some(read)) => object(subject_fields(principal, subject), read),
-            ("dom", _) => text(principal.tenant.as_deref().unwrap_or_default()),
-            ("obj", _) => text(question.object),
-            ("act", _) => text(question.action),
-            ("env", read) => {
-                object(environment_fields(question, environment), read.map_or(&[], Vec::as_slice))
-            }
-            _ => text(""),
+/// Where a text or boolean of a request comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// `sub`, where it is a text.
+    Name,
+    /// A field of `sub`.
+    Subject(String),
+    /// `dom`
+    Domain,
+    /// `obj`
+    Object,
+    /// `act`
+    Action,
+    /// A field of `env`.
+    Environment(String),
+}
+
+/// What is read there.
+#[derive(Debug)]
+pub enum Value<'a> {
+    /// A text.
+    Text(Cow<'a, str>),
+    /// `true` or `false`.
+    Boolean(bool),
+}
+
+impl Source {
+    /// The source of a bound token (`sub`, `dom`, `obj`, `act`, `env`), or of a field of it; `None` for an object as a
+    /// whole and for a field of a text. `read`: the fields that the policy reads of the token, when it is an object.
+    pub fn of(bound: &str, field: Option<&str>, read: Option<&[String]>) -> Option<Self> {
+        Some(match (bound, field, read) {
+            ("sub", None, None) => Self::Name,
+            ("sub", Some(field), Some(_)) => Self::Subject(field.to_owned()),
+            ("env", Some(field), _) => Self::Environment(field.to_owned()),
+            ("dom", None, _) => Self::Domain,
+            ("obj", None, _) => Self::Object,
+            ("act", None, _) => Self::Action,
+            _ => return None,
+        })
+    }
+}
+
+impl Facts {
+    /// The facts of a question.
+    pub fn of(principal: &Arc<Principal>, question: &Question<'_>, at: Timestamp, node: &Arc<str>) -> Self {
+        Self {
+            principal: Arc::clone(principal),
+            object: question.object.to_owned(),
+            action: question.action.to_owned(),
+            host: question.host.to_owned(),
+            ip: question.ip,
+            secure: question.secure,
+            at,
+            node: Arc::clone(node),
         }
-    };
-    bound.iter().map(value).collect()
+    }
+
+    /// Reads a text or boolean; `None` when something else stands there.
+    pub fn read<'a>(&'a self, source: &Source) -> Option<Value<'a>> {
+        let borrowed = |text: &'a str| Some(Value::Text(Cow::Borrowed(text)));
+        let tenant = self.principal.tenant.as_deref().unwrap_or_default();
+        match source {
+            Source::Name => borrowed(&self.principal.name),
+            Source::Domain => borrowed(tenant),
+            Source::Object => borrowed(&self.object),
+            Source::Action => borrowed(&self.action),
+            Source::Subject(field) => match field.as_str() {
+                "name" => borrowed(&self.principal.name),
+                "kind" => borrowed(self.principal.kind.as_str()),
+                "dom" => borrowed(tenant),
+                "acr" => borrowed(self.principal.acr.as_str()),
+                "roles" | "amr" => None,
+                field => match self.principal.attributes.0.get(field) {
+                    None => borrowed(""),
+                    Some(AttributeValue::Text(text)) => borrowed(text),
+                    Some(AttributeValue::Boolean(value)) => Some(Value::Boolean(*value)),
+                    Some(_) => None,
+                },
+            },
+            Source::Environment(field) => match field.as_str() {
+                "ip" => Some(Value::Text(Cow::Owned(self.ip.to_string()))),
+                "node" => borrowed(&self.node),
+                "host" => borrowed(&self.host),
+                "secure" => Some(Value::Boolean(self.secure)),
+                "time" | "weekday" => None,
+                _ => borrowed(""),
+            },
+        }
+    }
+
+    /// rhai's values in the order of `bound`.
+    pub fn values(&self, bound: &[String], fields: &Fields, subject: &Closure) -> Vec<Dynamic> {
+        let value = |token: &String| {
+            let read = fields.get(token).and_then(Option::as_ref);
+            match (token.as_str(), read) {
+                ("sub", None) => text(&self.principal.name),
+                ("sub", Some(read)) => object(self.subject(subject), read),
+                ("dom", _) => text(self.principal.tenant.as_deref().unwrap_or_default()),
+                ("obj", _) => text(&self.object),
+                ("act", _) => text(&self.action),
+                ("env", read) => object(self.environment(), read.map_or(&[], Vec::as_slice)),
+                _ => text(""),
+            }
+        };
+        bound.iter().map(value).collect()
+    }
+
+    fn subject(&self, subject: &Closure) -> Map {
+        let principal = &self.principal;
+        let mut map = Map::new();
+        for (name, value) in &principal.attributes.0 {
+            map.insert(name.as_str().into(), attribute(value));
+        }
+        let texts = |values: Vec<&str>| Dynamic::from_array(values.into_iter().map(text).collect());
+        map.insert("name".into(), text(&principal.name));
+        map.insert("kind".into(), text(principal.kind.as_str()));
+        map.insert("roles".into(), texts(subject.roles.iter().map(|role| &**role).collect()));
+        map.insert("dom".into(), text(principal.tenant.as_deref().unwrap_or_default()));
+        map.insert("acr".into(), text(principal.acr.as_str()));
+        map.insert("amr".into(), texts(principal.amr.iter().map(|method| &**method).collect()));
+        map
+    }
+
+    fn environment(&self) -> Map {
+        let seconds = self.at.seconds();
+        let mut map = Map::new();
+        map.insert("time".into(), number(seconds.rem_euclid(86_400) / 60));
+        // 1970-01-01 was a Thursday; Monday is 1, Sunday is 7 (ISO 8601).
+        map.insert("weekday".into(), number((seconds.div_euclid(86_400) + 3).rem_euclid(7) + 1));
+        map.insert("ip".into(), text(&self.ip.to_string()));
+        map.insert("node".into(), text(&self.node));
+        map.insert("host".into(), text(&self.host));
+        map.insert("secure".into(), Dynamic::from(self.secure));
+        map
+    }
 }
 
 fn text(value: &str) -> Dynamic {
@@ -60,34 +181,6 @@ fn attribute(value: &AttributeValue) -> Dynamic {
         AttributeValue::Text(value) => text(value),
         AttributeValue::List(values) => Dynamic::from_array(values.iter().map(attribute).collect()),
     }
-}
-
-fn subject_fields(principal: &Principal, subject: &Closure) -> Map {
-    let mut map = Map::new();
-    for (name, value) in &principal.attributes.0 {
-        map.insert(name.as_str().into(), attribute(value));
-    }
-    let texts = |values: Vec<&str>| Dynamic::from_array(values.into_iter().map(text).collect());
-    map.insert("name".into(), text(&principal.name));
-    map.insert("kind".into(), text(principal.kind.as_str()));
-    map.insert("roles".into(), texts(subject.roles.iter().map(|role| &**role).collect()));
-    map.insert("dom".into(), text(principal.tenant.as_deref().unwrap_or_default()));
-    map.insert("acr".into(), text(principal.acr.as_str()));
-    map.insert("amr".into(), texts(principal.amr.iter().map(|method| &**method).collect()));
-    map
-}
-
-fn environment_fields(question: &Question<'_>, environment: &Environment<'_>) -> Map {
-    let seconds = environment.at.seconds();
-    let mut map = Map::new();
-    map.insert("time".into(), number(seconds.rem_euclid(86_400) / 60));
-    // 1970-01-01 was a Thursday; Monday is 1, Sunday is 7 (ISO 8601).
-    map.insert("weekday".into(), number((seconds.div_euclid(86_400) + 3).rem_euclid(7) + 1));
-    map.insert("ip".into(), text(&question.ip.to_string()));
-    map.insert("node".into(), text(environment.node));
-    map.insert("host".into(), text(question.host));
-    map.insert("secure".into(), Dynamic::from(question.secure));
-    map
 }
 
 /// An object in which every field that the policy reads exists: absent ones are empty texts.

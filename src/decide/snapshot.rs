@@ -3,7 +3,6 @@
 //! Built by `load`, evaluated by `Decider` (inline or on the pool) and by `explain` and the policy tests.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use casbin::rhai::Dynamic;
@@ -17,9 +16,12 @@ use super::effect::{COLLECT, RecordingEffector};
 use super::functions;
 use super::index::Index;
 use super::load::{Fields, Settings};
-use super::request::{Environment, request};
+use super::memo::Memo;
+use super::request::Facts;
+use super::residual::Given;
 use super::roles::{Closure, RoleGraphs};
 use super::source::Row;
+use super::subjects::{Subject, Subjects};
 use crate::config::RoleSource;
 use crate::model::{Principal, RuleRef};
 
@@ -46,9 +48,12 @@ pub struct Snapshot {
     pub bound: Vec<String>,
     /// Rows that stand again later: the earlier and the later one.
     pub duplicates: Vec<(Row, Row)>,
+    /// Verdicts that were given before.
+    pub memo: Memo,
     source: RoleSource,
-    node: String,
+    node: Arc<str>,
     plan: Plan,
+    subjects: Subjects,
 }
 
 /// How requests are answered.
@@ -59,14 +64,13 @@ enum Plan {
     Full(Enforcer),
 }
 
-/// A request in casbin's form, ready to be evaluated.
+/// A request, ready to be evaluated.
 pub struct Prepared {
-    values: Vec<Dynamic>,
+    facts: Facts,
     /// How many rows have to be evaluated.
     pub cost: usize,
-    candidates: Option<Vec<usize>>,
-    /// The subject's roles.
-    pub subject: Arc<Closure>,
+    /// Who asks, as this snapshot knows it.
+    pub subject: Arc<Subject>,
 }
 
 /// What an evaluation yields; [`Default`] denies.
@@ -98,7 +102,7 @@ impl Snapshot {
         let bound = definition.request.iter();
         let bound: Vec<String> =
             bound.map(|token| settings.bind.get(token).unwrap_or(token).clone()).collect();
-        let plan = match Index::plan(&definition, &bound, &rows)? {
+        let plan = match Index::plan(&definition, &bound, &fields, &rows)? {
             Some(index) => Plan::Index(index),
             None if rows.len() > MAX_ROWS => {
                 return Err(format!(
@@ -109,23 +113,29 @@ impl Snapshot {
             }
             None => Plan::Full(enforcer(&definition, &definition.matcher, &definition.effect, &rows)?),
         };
+        let interpreted = match &plan {
+            Plan::Index(index) => index.interprets(),
+            Plan::Full(_) => true,
+        };
         Ok(Self {
             rows,
             links,
             graphs: Arc::new(graphs),
+            memo: Memo::new(&fields, interpreted),
             fields,
             digest,
             bound,
             duplicates,
             source: settings.roles,
-            node: settings.node.clone().unwrap_or_default(),
+            node: settings.node.as_deref().unwrap_or_default().into(),
             definition,
             plan,
+            subjects: Subjects::default(),
         })
     }
 
     /// The roles that count for a principal.
-    pub fn closure(&self, principal: &Principal) -> Closure {
+    fn closure(&self, principal: &Principal) -> Closure {
         let domain = principal.tenant.clone().unwrap_or_default();
         let domains = self.definition.roles.get("g") == Some(&3);
         self.graphs.closure(&principal.name, &principal.roles, &domain, self.source, domains)
@@ -136,28 +146,36 @@ impl Snapshot {
         matches!(self.plan, Plan::Full(_))
     }
 
-    /// Puts a request into casbin's form.
+    /// Makes a request ready.
     pub fn prepare(
         &self,
-        principal: &Principal,
+        principal: &Arc<Principal>,
         question: &Question<'_>,
         at: crate::model::Timestamp,
     ) -> Prepared {
-        let subject = Arc::new(self.closure(principal));
-        let environment = Environment { at, node: &self.node };
-        let values = request(&self.bound, &self.fields, principal, &subject, question, &environment);
-        let candidates = match &self.plan {
-            Plan::Index(index) => Some(index.candidates(&subject)),
-            Plan::Full(_) => None,
-        };
-        Prepared { values, cost: candidates.as_ref().map_or(self.rows.len(), Vec::len), subject, candidates }
+        let subject = self.subjects.of(principal, || {
+            let closure = self.closure(principal);
+            let candidates = match &self.plan {
+                Plan::Index(index) => Some(index.candidates(&closure)),
+                Plan::Full(_) => None,
+            };
+            Subject::new(principal, closure, candidates)
+        });
+        let cost = subject.candidates.as_ref().map_or(self.rows.len(), |rows| rows.len());
+        Prepared { facts: Facts::of(principal, question, at, &self.node), cost, subject }
+    }
+
+    /// The request as rhai's values.
+    fn values(&self, prepared: &Prepared) -> Vec<Dynamic> {
+        prepared.facts.values(&self.bound, &self.fields, &prepared.subject.closure)
     }
 
     /// Evaluates; never panics, every failure denies.
     pub fn evaluate(&self, prepared: &Prepared) -> Verdict {
         let failed = |error: String| Verdict { error: Some(error), ..Verdict::default() };
-        if self.graphs.0.get("g").is_some_and(|graph| graph.roles().contains(&*prepared.subject.name)) {
-            return failed(format!("the subject `{}` has the name of a role", prepared.subject.name));
+        if self.graphs.0.get("g").is_some_and(|graph| graph.roles().contains(&*prepared.subject.closure.name))
+        {
+            return failed(format!("the subject `{}` has the name of a role", prepared.subject.closure.name));
         }
         if self.rows.is_empty() {
             return Verdict::default();
@@ -168,13 +186,15 @@ impl Snapshot {
                 prepared.cost
             ));
         }
-        let candidates = prepared.candidates.as_deref();
+        let candidates = prepared.subject.candidates.as_deref();
+        let closure = &prepared.subject.closure;
         let (answer, context) = match &self.plan {
-            Plan::Full(enforcer) => run(&self.graphs, &prepared.subject, None, || {
-                enforcer.enforce(prepared.values.clone()).map_err(|cause| cause.to_string())
+            Plan::Full(enforcer) => run(&self.graphs, closure, None, || {
+                enforcer.enforce(self.values(prepared)).map_err(|cause| cause.to_string())
             }),
-            Plan::Index(index) => run(&self.graphs, &prepared.subject, None, || {
-                index.evaluate(&self.rows, candidates.unwrap_or_default(), &prepared.values)
+            Plan::Index(index) => run(&self.graphs, closure, None, || {
+                let given = Given { facts: &prepared.facts, subject: closure, graphs: &self.graphs };
+                index.evaluate(&self.rows, candidates.unwrap_or_default(), given, || self.values(prepared))
             }),
         };
         let row = context.deciding.and_then(|at| candidates.map_or(Some(at), |rows| rows.get(at).copied()));
@@ -189,8 +209,8 @@ impl Snapshot {
     pub fn plain(&self, prepared: &Prepared) -> Verdict {
         let definition = &self.definition;
         let enforcer = enforcer(definition, &definition.matcher, &definition.effect, &self.rows).unwrap();
-        let (answer, context) = run(&self.graphs, &prepared.subject, None, || {
-            enforcer.enforce(prepared.values.clone()).map_err(|cause| cause.to_string())
+        let (answer, context) = run(&self.graphs, &prepared.subject.closure, None, || {
+            enforcer.enforce(self.values(prepared)).map_err(|cause| cause.to_string())
         });
         match answer {
             Ok(allow) => Verdict { allow, row: context.deciding, error: None },
@@ -205,8 +225,8 @@ impl Snapshot {
     pub fn holds(&self, term: &str, rows: &[Row], prepared: &Prepared) -> Result<Vec<bool>, String> {
         let enforcer = enforcer(&self.definition, term, COLLECT, rows)?;
         let (answer, context) =
-            run(&self.graphs, &prepared.subject, Some(Vec::with_capacity(rows.len())), || {
-                enforcer.enforce(prepared.values.clone()).map_err(|cause| cause.to_string())
+            run(&self.graphs, &prepared.subject.closure, Some(Vec::with_capacity(rows.len())), || {
+                enforcer.enforce(self.values(prepared)).map_err(|cause| cause.to_string())
             });
         answer.map(|_| context.matched.unwrap_or_default())
     }
@@ -269,11 +289,11 @@ fn run(
 ) -> (Result<bool, String>, Context) {
     let context =
         Context { graphs: Arc::clone(graphs), subject: Arc::clone(subject), matched, ..Context::default() };
-    let (answer, context) = call::enter(context, || catch_unwind(AssertUnwindSafe(evaluation)));
+    let (answer, context) = call::enter(context, || call::caught(evaluation));
     let answer = match (answer, &context.failure) {
         (_, Some(failure)) => Err(failure.clone()),
         (Ok(answer), None) => answer,
-        (Err(_), None) => Err("the evaluation panicked".to_owned()),
+        (Err(why), None) => Err(format!("the evaluation panicked: {why}")),
     };
     (answer, context)
 }

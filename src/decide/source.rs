@@ -78,6 +78,15 @@ fn list(directory: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     paths
 }
 
+/// The nodes that have rows of their own.
+pub fn nodes(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory.join("nodes")) else { return Vec::new() };
+    let folders = entries.flatten().filter(|entry| !list(&entry.path(), &["csv"]).is_empty());
+    let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
 impl Sources {
     /// Reads the directory for one node.
     ///

@@ -25,6 +25,8 @@ const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 #[serde(deny_unknown_fields)]
 struct Suite {
     name: Option<String>,
+    /// Only with the rows of this node.
+    node: Option<String>,
     now: Option<String>,
     #[serde(default)]
     subjects: BTreeMap<String, Subject>,
@@ -87,39 +89,74 @@ pub struct TestReport {
     pub rows_covered: usize,
     /// All `p` rows.
     pub rows: usize,
+    #[serde(skip)]
+    covered: Vec<String>,
     /// `file:line` of each `p` row that decided in no case.
     pub uncovered: Vec<String>,
 }
 
-/// Runs the tests of a directory; `filter` keeps those whose name or subject contains it.
-pub fn test(directory: &Path, node: Option<&str>, filter: Option<&str>) -> TestReport {
-    let loaded = Sources::read(directory, node).and_then(|sources| {
-        load(directory, &sources, &Settings::plain(node)).map(|snapshot| (sources, snapshot))
-    });
+/// Runs the tests of a directory as a node of these settings would; `filter` keeps those whose name or subject contains
+/// it. Without a node, suites that name one run with that node's rows.
+pub fn test(directory: &Path, settings: &Settings, filter: Option<&str>) -> TestReport {
+    let mut report = test_one(directory, settings, filter, false);
+    for node in settings.other_nodes(directory) {
+        let of_node = test_one(directory, &settings.for_node(&node), filter, true);
+        report.ok &= of_node.ok;
+        let new = of_node.problems.into_iter().filter(|problem| !report.problems.contains(problem));
+        report.problems.extend(new.collect::<Vec<_>>());
+        report.cases.extend(of_node.cases);
+        // Rows that count for every node were counted above.
+        let own = format!("nodes/{node}/");
+        report.rows_covered += of_node.covered.iter().filter(|row| row.starts_with(&own)).count();
+        report.uncovered.extend(of_node.uncovered.into_iter().filter(|row| row.starts_with(&own)));
+        report.rows = report.rows_covered + report.uncovered.len();
+    }
+    report
+}
+
+fn test_one(directory: &Path, settings: &Settings, filter: Option<&str>, own_alone: bool) -> TestReport {
+    let node = settings.node.as_deref();
+    let loaded = Sources::read(directory, node)
+        .and_then(|sources| load(directory, &sources, settings).map(|snapshot| (sources, snapshot)));
     match loaded {
-        Ok((sources, snapshot)) => run(directory, &sources, &snapshot, filter),
+        Ok((sources, snapshot)) => run(directory, &sources, &snapshot, node, filter, own_alone),
         Err(problems) => TestReport {
             ok: false,
             problems,
             cases: Vec::new(),
             rows_covered: 0,
             rows: 0,
+            covered: Vec::new(),
             uncovered: Vec::new(),
         },
     }
 }
 
-/// What the tests find wrong with a snapshot.
-pub fn problems(directory: &Path, sources: &Sources, snapshot: &Snapshot) -> Vec<Problem> {
-    run(directory, sources, snapshot, None).problems
+/// What the tests find wrong with a snapshot of this node.
+pub fn problems(
+    directory: &Path,
+    sources: &Sources,
+    snapshot: &Snapshot,
+    node: Option<&str>,
+) -> Vec<Problem> {
+    run(directory, sources, snapshot, node, None, false).problems
 }
 
-fn run(directory: &Path, sources: &Sources, snapshot: &Snapshot, filter: Option<&str>) -> TestReport {
+/// `own_alone`: only the suites that name the node.
+fn run(
+    directory: &Path,
+    sources: &Sources,
+    snapshot: &Snapshot,
+    node: Option<&str>,
+    filter: Option<&str>,
+    own_alone: bool,
+) -> TestReport {
     let mut problems = Vec::new();
     let mut cases = Vec::new();
     let mut covered = vec![false; snapshot.rows.len()];
     for file in &sources.tests {
         match read(directory, file) {
+            Ok((suite, _)) if suite.node.as_deref().map_or(own_alone, |named| node != Some(named)) => {}
             Ok((suite, now)) => {
                 for case in &suite.tests {
                     let line = u32::try_from(case.referenced.line()).unwrap_or(u32::MAX);
@@ -152,14 +189,18 @@ fn run(directory: &Path, sources: &Sources, snapshot: &Snapshot, filter: Option<
             Err(problem) => problems.push(problem),
         }
     }
-    let uncovered = snapshot.rows.iter().zip(&covered).filter(|(_, covered)| !**covered);
+    let places = |wanted: bool| {
+        let rows = snapshot.rows.iter().zip(&covered).filter(|(_, covered)| **covered == wanted);
+        rows.map(|(row, _)| format!("{}:{}", row.file, row.line)).collect::<Vec<_>>()
+    };
     TestReport {
         ok: problems.is_empty(),
         problems,
         cases,
         rows_covered: covered.iter().filter(|covered| **covered).count(),
         rows: snapshot.rows.len(),
-        uncovered: uncovered.map(|(row, _)| format!("{}:{}", row.file, row.line)).collect(),
+        covered: places(true),
+        uncovered: places(false),
     }
 }
 
@@ -196,7 +237,7 @@ fn principal(suite: &Suite, case: &Case) -> Principal {
 }
 
 fn ask(snapshot: &Snapshot, suite: &Suite, case: &Case, now: Timestamp, covered: &mut [bool]) -> Vec<String> {
-    let principal = principal(suite, case);
+    let principal = Arc::new(principal(suite, case));
     let mut failures = Vec::new();
     let more = case.allow.iter().map(String::as_str).filter(|method| !METHODS.contains(method));
     for action in METHODS.into_iter().chain(more) {

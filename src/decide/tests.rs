@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use super::{Decider, Decision, Problem, Query, Question, check, explain, test};
+use super::{Decider, Decision, Problem, Query, Question, Settings, check, explain, test};
 use crate::config::{Policy, RoleSource};
 use crate::model::{AttributeValue, AuthMethod, ManualClock, Principal, PrincipalKind, Timestamp};
 
@@ -96,9 +96,9 @@ fn the_shipped_policies_give_the_demo_verdicts() {
 
 #[test]
 fn the_shipped_policies_have_no_problem_and_full_coverage() {
-    assert_eq!(check(&shipped(), None, true), []);
-    assert_eq!(check(&shipped(), Some("gate-1"), true), []);
-    let report = test(&shipped(), None, None);
+    assert_eq!(check(&shipped(), &Settings::plain(None), true), []);
+    assert_eq!(check(&shipped(), &Settings::plain(Some("gate-1")), true), []);
+    let report = test(&shipped(), &Settings::plain(None), None);
     assert!(report.ok, "{:?}", report.problems);
     assert!(report.uncovered.is_empty(), "{:?}", report.uncovered);
 }
@@ -172,12 +172,12 @@ fn every_mistake_is_found_at_once_with_its_line() {
         "p, a, /x, GET\nq, a, b\np, a, /x, (GET, allow\np, a, /x, GET, maybe\ng, a\nP, a, /x, GET, deny\n",
     );
     assert_eq!(
-        codes(&check(files.path(), None, true)),
+        codes(&check(files.path(), &Settings::plain(None), true)),
         [("columns", 1), ("section", 2), ("pattern", 3), ("eft", 4), ("columns", 5), ("section", 6)]
     );
     fs::write(files.path().join("z.csv"), b"p, a, /x, GET, allow\np, \xff").unwrap();
     assert!(
-        check(files.path(), None, true)
+        check(files.path(), &Settings::plain(None), true)
             .iter()
             .any(|problem| problem.code == "not-utf-8" && problem.line == 2)
     );
@@ -193,12 +193,12 @@ fn every_mistake_is_found_at_once_with_its_line() {
         (MODEL.replace("[matchers]", "[matcher]"), "model"),
     ] {
         let files = directory(&model, "p, a, /x, GET, allow\n");
-        let problems = check(files.path(), None, true);
+        let problems = check(files.path(), &Settings::plain(None), true);
         assert!(problems.iter().any(|problem| problem.code == code), "{code}: {problems:?}");
     }
     let both = MODEL.replace("g = _, _", "g = _, _\ng2 = _, _");
     let files = directory(&both, "p, a, /x, GET, allow\ng2, mallory, admin\ng, bob, admin\n");
-    assert_eq!(codes(&check(files.path(), None, true)), [("shared-name", 3)]);
+    assert_eq!(codes(&check(files.path(), &Settings::plain(None), true)), [("shared-name", 3)]);
 }
 
 #[test]
@@ -207,7 +207,10 @@ fn without_rows_or_meant_effect_nothing_is_allowed() {
     let files = directory(&open_by_default, "p, mallory, /*, .*, deny\n");
     let mut config = config(files.path());
     assert_eq!(codes(&open(&config).err().unwrap()), [("allows-by-default", 8)]);
-    assert_eq!(check(files.path(), None, true).first().map(|problem| problem.severity), Some("warning"));
+    assert_eq!(
+        check(files.path(), &Settings::plain(None), true).first().map(|problem| problem.severity),
+        Some("warning")
+    );
     config.policy.allow_by_default = true;
     let decider = open(&config).unwrap();
     assert!(allows(&decider, &user("bob", &[], None), "GET", "/x"));
@@ -311,9 +314,9 @@ fn an_explanation_names_the_row_and_the_missing_term() {
         secure: false,
         at: Timestamp::from_seconds(0),
     };
-    let allowed = explain(&shipped(), None, &query("GET")).unwrap();
+    let allowed = explain(&shipped(), &Settings::plain(None), &query("GET")).unwrap();
     assert_eq!((allowed.decision, allowed.rule.unwrap().line), ("allow", 3));
-    let denied = explain(&shipped(), None, &query("DELETE")).unwrap();
+    let denied = explain(&shipped(), &Settings::plain(None), &query("DELETE")).unwrap();
     assert_eq!(denied.decision, "deny");
     let lines: Vec<u32> = denied.near.iter().map(|near| near.line).collect();
     assert_eq!(lines, [3, 5]);
@@ -360,7 +363,7 @@ fn warnings_name_what_surprises() {
     let rows = "p, a, /x*y, GET, allow\np, a, /b, ^GET$, allow\np, a, /b, ^GET$, deny\np, a, /c, ^GET$, allow\n\
         p, a, /c, ^GET$, allow\np, a, /*, ^GET$, allow\n";
     let files = directory(MODEL, rows);
-    let mut found = check(files.path(), None, true);
+    let mut found = check(files.path(), &Settings::plain(None), true);
     found.sort_by_key(|problem| (problem.line, problem.code));
     assert!(found.iter().all(|problem| problem.severity == "warning"));
     assert_eq!(

@@ -21,16 +21,22 @@ use crate::model::{BoxError, Refusal, RefusalKind};
 pub(super) struct Upload {
     began: Instant,
     sent: AtomicBool,
+    /// The client is waited for, rather than the server.
+    waiting: AtomicBool,
+    /// The client said how long the body is: `listen` holds it to a rate.
+    rated: bool,
     /// Milliseconds after `began`.
     progress: AtomicU64,
     failure: Mutex<Option<Refusal>>,
 }
 
 impl Upload {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(rated: bool) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
             sent: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            rated,
             progress: AtomicU64::new(0),
             failure: Mutex::new(None),
         })
@@ -39,6 +45,17 @@ impl Upload {
     /// True when the whole body was taken.
     pub(super) fn is_sent(&self) -> bool {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// How long the rest of the body may keep everyone waiting, and the refusal when that is over: a client that sends
+    /// nothing has `stream` (`None`: as long as its rate allows), a server that takes nothing has `idle`.
+    pub(super) fn patience(&self, idle: Duration, stream: Duration) -> (Option<Duration>, Refusal) {
+        if !self.waiting.load(Ordering::Relaxed) {
+            let detail = format!("the upstream took nothing of the request for {idle:?}");
+            return (Some(idle), Refusal::new(RefusalKind::UpstreamTimeout, detail));
+        }
+        let detail = format!("the client sent nothing of its request for {stream:?}");
+        ((!self.rated).then_some(stream), Refusal::new(RefusalKind::RequestTimeout, detail))
     }
 
     /// Time since the last bytes were taken.
@@ -82,10 +99,12 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        self.upload.waiting.store(polled.is_pending(), Ordering::Relaxed);
+        match ready!(polled) {
             Some(Ok(frame)) => {
                 self.upload.advance();
-                if self.inner.is_end_stream() {
+                if frame.is_trailers() || self.inner.is_end_stream() {
                     self.upload.sent.store(true, Ordering::Relaxed);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -128,12 +147,8 @@ impl Lease {
 }
 
 /// Why an answer's body broke off.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    #[error("the upstream sent nothing for {0:?}")]
-    Stalled(Duration),
-    #[error("the upstream broke off its answer: {0}")]
-    Truncated(#[source] hyper::Error),
+fn broken(kind: RefusalKind, detail: String) -> BoxError {
+    Box::new(Refusal::new(kind, detail))
 }
 
 /// The answer's body on its way. Dropped early, it takes its connection with it.
@@ -188,8 +203,9 @@ impl http_body::Body for Downloading {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.lease = None;
-                tracing::warn!(%error, "an upstream broke off its answer");
-                Poll::Ready(Some(Err(Box::new(Broken::Truncated(error)))))
+                let detail = format!("the upstream broke off its answer: {error}");
+                tracing::warn!("{detail}");
+                Poll::Ready(Some(Err(broken(RefusalKind::UpstreamFailed, detail))))
             }
             Poll::Ready(None) => {
                 self.finish();
@@ -197,7 +213,8 @@ impl http_body::Body for Downloading {
             }
             Poll::Pending if self.lease.is_some() && self.stalled(cx) => {
                 self.lease = None;
-                Poll::Ready(Some(Err(Box::new(Broken::Stalled(self.idle)))))
+                let detail = format!("the upstream sent nothing for {:?}", self.idle);
+                Poll::Ready(Some(Err(broken(RefusalKind::UpstreamTimeout, detail))))
             }
             Poll::Pending => Poll::Pending,
         }

@@ -70,7 +70,7 @@ impl Connection {
             let (sender, connection) =
                 http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(text)?;
             let task = tokio::spawn(async move {
-                if let Err(error) = connection.await {
+                if let Err(error) = connection.with_upgrades().await {
                     tracing::debug!(%error, "an upstream connection ended");
                 }
             });

@@ -20,11 +20,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
 
 use self::bodies::{Downloading, Lease, Upload, Uploading};
 use self::connection::{ConnectError, Connection, Idle};
@@ -42,6 +43,21 @@ pub struct Pool {
     sweeping: AtomicBool,
 }
 
+/// The server's end of a connection that speaks another protocol now, in the extensions of a 101.
+#[derive(Clone)]
+pub struct Switched {
+    /// The bytes after the head.
+    pub upgrade: OnUpgrade,
+    /// The connection lives as long as this does.
+    pub alive: Alive,
+}
+
+/// What keeps a connection alive.
+#[derive(Clone)]
+pub struct Alive {
+    _connection: Arc<Connection>,
+}
+
 /// Why an exchange gave no answer.
 enum Failed {
     /// The request never left: it can go over another connection, whatever it is.
@@ -50,6 +66,7 @@ enum Failed {
     Closed(hyper::Error),
     Broken(hyper::Error),
     Timeout,
+    Refused(Refusal),
 }
 
 impl Pool {
@@ -94,11 +111,12 @@ impl Pool {
         self.keep_sweeping();
         let group = upstreams.group(upstream).ok_or_else(|| failed(format!("no upstream `{upstream}`")))?;
         let (request, upload) = outgoing(target, request)?;
+        let switches = request.headers().contains_key(UPGRADE);
         let mut connection = self.connection(group, timeouts, true).await?;
         let repeatable = connection.reused && upload.is_none() && target.method.is_idempotent();
         let spare = repeatable.then(|| repeat(&request));
         let reused = connection.reused;
-        let mut answer = ask(&mut connection, request, upload.as_deref(), timeouts.first_byte).await;
+        let mut answer = ask(&mut connection, request, upload.as_deref(), timeouts).await;
         let again = match answer {
             Err(Failed::Unsent(request)) if reused => Ok(*request),
             Err(Failed::Closed(error)) => spare.ok_or(Err(Failed::Closed(error))),
@@ -107,13 +125,13 @@ impl Pool {
         match again {
             Ok(request) => {
                 connection = self.connection(group, timeouts, false).await?;
-                answer = ask(&mut connection, request, upload.as_deref(), timeouts.first_byte).await;
+                answer = ask(&mut connection, request, upload.as_deref(), timeouts).await;
             }
             Err(first) => answer = first,
         }
         let response = answer.map_err(|why| refusal(why, upload.as_deref(), upstream, timeouts))?;
         let lease = Lease { connection, idle: Arc::clone(&self.idle), upload };
-        incoming(response, lease, timeouts)
+        incoming(response, lease, timeouts, switches)
     }
 
     /// An idle connection to the server whose turn it is, or a new one to it or, when that fails, to the next.
@@ -184,7 +202,7 @@ where
             Some(length) => headers.insert(CONTENT_LENGTH, HeaderValue::from(length)),
             None => headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
         };
-        let upload = Upload::new();
+        let upload = Upload::new(inner.size_hint().exact().is_some());
         (Uploading { inner, upload: Arc::clone(&upload) }.boxed_unsync(), Some(upload))
     };
     let mut outgoing = Request::new(body);
@@ -225,12 +243,12 @@ async fn ask(
     connection: &mut Connection,
     request: Request<Body>,
     upload: Option<&Upload>,
-    first_byte: Duration,
+    timeouts: &config::Timeouts,
 ) -> Result<Response<Incoming>, Failed> {
     let before = connection.socket.bytes_read();
     let sending = connection.sender.try_send_request(request);
     tokio::pin!(sending);
-    let mut wait = first_byte;
+    let mut wait = timeouts.first_byte;
     loop {
         match tokio::time::timeout(wait, sending.as_mut()).await {
             Ok(Ok(response)) => return Ok(response),
@@ -241,13 +259,22 @@ async fn ask(
                     None => Failed::Broken(error.into_error()),
                 });
             }
-            // The server has `first_byte` from the last byte of the request, not from its first.
-            Err(_) => match upload.and_then(|upload| first_byte.checked_sub(upload.quiet_for())) {
-                Some(more) if !more.is_zero() => wait = more,
-                _ => return Err(Failed::Timeout),
-            },
+            Err(_) => wait = patience(upload, timeouts)?,
         }
     }
+}
+
+/// How much longer to wait: the server has `first_byte` from the last byte of the request, not from its first.
+fn patience(upload: Option<&Upload>, timeouts: &config::Timeouts) -> Result<Duration, Failed> {
+    let upload = upload.ok_or(Failed::Timeout)?;
+    let (limit, late) = if upload.is_sent() {
+        (Some(timeouts.first_byte), Failed::Timeout)
+    } else {
+        let (limit, refusal) = upload.patience(timeouts.idle, timeouts.stream_idle);
+        (limit, Failed::Refused(refusal))
+    };
+    let Some(limit) = limit else { return Ok(timeouts.first_byte) };
+    limit.checked_sub(upload.quiet_for()).filter(|more| !more.is_zero()).ok_or(late)
 }
 
 fn refusal(why: Failed, upload: Option<&Upload>, upstream: &str, timeouts: &config::Timeouts) -> Refusal {
@@ -255,6 +282,7 @@ fn refusal(why: Failed, upload: Option<&Upload>, upstream: &str, timeouts: &conf
         return own;
     }
     match why {
+        Failed::Refused(refusal) => refusal,
         Failed::Timeout => Refusal::new(
             RefusalKind::UpstreamTimeout,
             format!("upstream `{upstream}` sent no answer within {:?}", timeouts.first_byte),
@@ -273,11 +301,14 @@ fn incoming(
     response: Response<Incoming>,
     lease: Lease,
     timeouts: &config::Timeouts,
+    switches: bool,
 ) -> Result<Response<Body>, Refusal> {
-    let (mut parts, incoming) = response.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(failed("the upstream switched protocols without being asked"));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return if switches { switched(response, lease) } else { Err(failed("a 101 that nobody asked for")) };
     }
+    let (mut parts, incoming) = response.into_parts();
+    // The version is that of each connection, and this gateway speaks its own (RFC 9112 §2.3).
+    parts.version = Version::HTTP_11;
     hop::remove(&mut parts.headers);
     parts.extensions.clear();
     let body = if incoming.is_end_stream() {
@@ -290,8 +321,23 @@ fn incoming(
     Ok(Response::from_parts(parts, body))
 }
 
+/// A 101 to a request for a WebSocket, and the bytes that come after it.
+fn switched(mut response: Response<Incoming>, lease: Lease) -> Result<Response<Body>, Refusal> {
+    let websocket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
+    if !response.headers().get(UPGRADE).is_some_and(websocket) {
+        return Err(failed("the upstream switched to another protocol than was asked for"));
+    }
+    let upgrade = hyper::upgrade::on(&mut response);
+    let alive = Alive { _connection: Arc::new(lease.connection) };
+    let (mut parts, _) = response.into_parts();
+    hop::remove(&mut parts.headers);
+    parts.extensions.clear();
+    parts.extensions.insert(Switched { upgrade, alive });
+    Ok(Response::from_parts(parts, body::empty()))
+}
+
 /// True for answers that may rightly be silent for long: event streams and gRPC.
-fn is_stream(headers: &HeaderMap) -> bool {
+pub fn is_stream(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| {
         let kind = kind.as_bytes();
         kind.starts_with(b"text/event-stream") || kind.starts_with(b"application/grpc")

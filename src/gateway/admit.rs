@@ -9,7 +9,7 @@ use super::identity::{Sign, Values};
 use super::routes::{Entry, Found};
 use super::seen::Seen;
 use super::{Gateway, Routing, browser};
-use crate::config::WhenStoreIsDown;
+use crate::config::is_reserved;
 use crate::decide::{Permit, Question};
 use crate::http::Caller;
 use crate::identify::{Asking, Identified};
@@ -32,6 +32,8 @@ pub(super) struct Admitted<'r> {
     pub(super) roles: Arc<[Arc<str>]>,
     /// Of the revocations, when the identity was proved.
     pub(super) epoch: u64,
+    /// The identity is known from before; whether it is revoked is not known.
+    pub(super) store_is_down: bool,
 }
 
 /// A refusal, with its route when that is known.
@@ -55,6 +57,7 @@ impl Gateway {
         let epoch = self.services.revocations.epoch();
         let identified = self.identify(caller, headers, entry).await.map_err(refuse)?;
         seen.clear_cookie = identified.clear_cookie;
+        seen.store_is_down = identified.store_is_down;
         seen.principal = Some(Arc::clone(&identified.principal));
         let principal = identified.principal;
         self.step_up(entry, &principal).map_err(refuse)?;
@@ -63,7 +66,8 @@ impl Gateway {
         }
         let permit = self.decide(caller, entry, &principal, seen).await.map_err(refuse)?;
         let roles = seen.decision.as_ref().map(|decision| Arc::clone(&decision.roles)).unwrap_or_default();
-        Ok(Admitted { entry, permit, principal, roles, epoch })
+        let store_is_down = identified.store_is_down;
+        Ok(Admitted { entry, permit, principal, roles, epoch, store_is_down })
     }
 
     /// The route that takes the target, with `method`.
@@ -75,7 +79,19 @@ impl Gateway {
         seen: &mut Seen,
     ) -> Result<&'r Entry, Refused<'r>> {
         let target = &caller.target;
+        let encoded = || {
+            let why = "the path has an encoded slash or percent, and no route takes it";
+            Refusal::new(RefusalKind::NotCanonical, why)
+        };
+        if is_reserved(target.path.as_str(), &routing.prefix) {
+            let why = "a path of our own, on a host that is neither that of public_url nor a route's";
+            return Err((Refusal::new(RefusalKind::NoRoute, why), None));
+        }
         match routing.routes.find(target.host.name(), target.path.as_str(), method) {
+            Found::Nothing | Found::OtherMethods(..) if target.encoded.any() => {
+                seen.not_canonical();
+                Err((encoded(), None))
+            }
             Found::Nothing => {
                 Err((Refusal::new(RefusalKind::NoRoute, "no route takes this host and path"), None))
             }
@@ -91,8 +107,8 @@ impl Gateway {
                 let slash = target.encoded.slash && !entry.config.allow_encoded_slash;
                 let percent = target.encoded.percent && !entry.config.allow_encoded_percent;
                 if slash || percent {
-                    let why = "the path has an encoded slash or percent; the route does not take it";
-                    return Err((Refusal::new(RefusalKind::NotCanonical, why), Some(entry)));
+                    seen.not_canonical();
+                    return Err((encoded(), Some(entry)));
                 }
                 Ok(entry)
             }
@@ -111,6 +127,7 @@ impl Gateway {
             host: caller.target.host.name(),
             listed: &entry.config.authenticate,
             client_ip: caller.client_ip,
+            allow_known: entry.allow_known(),
         };
         self.services.identifier.identify(&asking).await
     }
@@ -129,7 +146,8 @@ impl Gateway {
             return Err(Refusal::new(RefusalKind::Unauthenticated, "the route needs a sign-in"));
         }
         let mut refusal = Refusal::new(RefusalKind::StepUpRequired, "the sign-in is too weak or too old");
-        refusal.challenge = Some(step_up_challenge(weak, old));
+        let (acr, age) = (entry.config.require_acr, entry.config.max_auth_age);
+        refusal.challenge = Some(step_up_challenge(acr, age));
         Err(refusal)
     }
 
@@ -162,7 +180,7 @@ impl Gateway {
     }
 
     /// The last look before the first upstream byte: what was revoked meanwhile is refused, and so is what this
-    /// node cannot know.
+    /// node cannot know, but for what was admitted (and recorded) as such.
     pub(super) async fn still_stands(
         &self,
         caller: &Caller,
@@ -170,12 +188,13 @@ impl Gateway {
         entry: &Entry,
         principal: &Arc<Principal>,
         epoch: u64,
+        store_is_down: bool,
     ) -> Result<(), Refusal> {
         if principal.is_anonymous() {
             return Ok(());
         }
         let revocations = &self.services.revocations;
-        if entry.config.when_store_is_down == WhenStoreIsDown::Deny && !revocations.is_fresh() {
+        if !store_is_down && !revocations.is_fresh() {
             return Err(Refusal::new(
                 RefusalKind::StoreUnavailable,
                 "revocations are not known at this moment",
@@ -209,6 +228,7 @@ impl Gateway {
     }
 }
 
+/// All that the route requires: whoever signs in again for a part of it would be refused once more.
 fn step_up_challenge(acr: Option<Acr>, age: Option<std::time::Duration>) -> String {
     let mut text = "error=\"insufficient_user_authentication\", \
                     error_description=\"a stronger or more recent sign-in is needed\""

@@ -57,9 +57,7 @@ impl Ours {
 
 /// The id as every answer carries it.
 pub(super) fn set_request_id(id: RequestId, answer: &mut HeaderMap) {
-    if let Ok(value) = HeaderValue::try_from(id.to_string()) {
-        answer.insert(REQUEST_ID, value);
-    }
+    answer.insert(REQUEST_ID, id.header_value());
 }
 
 /// An answer of ours without a body.

@@ -59,6 +59,17 @@ pub(super) fn prepare(headers: &mut HeaderMap, caller: &Caller, cleaning: Cleani
     set_forwarding(headers, caller, earlier.as_deref());
 }
 
+/// Cleans the fields after a chunked body, which some servers add to the headers: no identity, no framing, nothing of
+/// the forwarding.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, strip: &[String]) {
+    hop::remove(trailers);
+    let gone = |name: &HeaderName| goes(name.as_str(), false, strip) || is_framing(name.as_str());
+    let gone: Vec<HeaderName> = trailers.keys().filter(|name| gone(name)).cloned().collect();
+    for name in gone.iter().chain(&[AUTHORIZATION, COOKIE, EXPECT, HOST]) {
+        trailers.remove(name);
+    }
+}
+
 fn goes(name: &str, trusted: bool, strip: &[String]) -> bool {
     let normal = normalised(name);
     let respelled = matches!(normal, Cow::Owned(_));
@@ -175,7 +186,7 @@ fn is_our_cookie(name: &[u8]) -> bool {
 }
 
 /// True when the client sent a cookie that may be ours.
-pub(super) fn has_our_cookie(headers: &HeaderMap) -> bool {
+fn has_our_cookie(headers: &HeaderMap) -> bool {
     let holds = |value: &HeaderValue| value.as_bytes().windows(10).any(|window| window == b"portcullis");
     headers.get_all(COOKIE).iter().any(holds)
 }
@@ -289,6 +300,26 @@ mod tests {
             left(&["x-forwarded-prefix", "x-forwarded-user", "x_forwarded_prefix"], true),
             ["x-forwarded-prefix"]
         );
+    }
+
+    #[test]
+    fn trailers_carry_no_identity() {
+        let mut trailers = map(&[
+            "portcullis-user",
+            "X_Forwarded_User",
+            "x-forwarded-for",
+            "x-tenant",
+            "authorization",
+            "cookie",
+            "host",
+            "content-length",
+            "x-api-key",
+            "transfer-encoding",
+            "connection",
+            "grpc-status",
+        ]);
+        clean_trailers(&mut trailers, &["x-tenant".to_owned()]);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
     }
 
     #[test]

@@ -1,25 +1,29 @@
-//! The request body with the route's limit: counted while it streams.
+//! The request body as the upstream gets it: counted against the route's limit, its trailers cleaned, while it streams.
 //!
 //! Used by `gateway`; the refusal that breaks the body off is what `forward` returns.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::headers;
 use crate::model::{BoxError, Refusal, RefusalKind};
 
 /// A body that breaks off with `too-large` beyond its limit.
 pub(super) struct Limited<B> {
     inner: B,
     left: Option<u64>,
+    /// Normalised names of `listen.strip_headers`.
+    strip: Arc<[String]>,
 }
 
 impl<B> Limited<B> {
     /// `limit` in bytes; `None`: not counted.
-    pub(super) const fn new(inner: B, limit: Option<u64>) -> Self {
-        Self { inner, left: limit }
+    pub(super) const fn new(inner: B, limit: Option<u64>, strip: Arc<[String]>) -> Self {
+        Self { inner, left: limit, strip }
     }
 }
 
@@ -36,7 +40,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else { return Poll::Ready(None) };
-        let frame = frame.map_err(Into::into)?;
+        let mut frame = frame.map_err(Into::into)?;
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::clean_trailers(trailers, &self.strip);
+        }
         if let (Some(left), Some(data)) = (self.left, frame.data_ref()) {
             match left.checked_sub(u64::try_from(data.len()).unwrap_or(u64::MAX)) {
                 Some(left) => self.left = Some(left),

@@ -11,8 +11,13 @@ mod headers;
 mod identity;
 mod limit;
 mod outcome;
+mod preflight;
 mod routes;
 mod seen;
+mod send;
+mod stream;
+mod tunnel;
+mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -25,21 +30,18 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 
-use self::admit::{Admitted, Purpose};
+use self::admit::Purpose;
 use self::answers::Ours;
-use self::headers::{Cleaning, REQUEST_ID};
 use self::identity::IdentityCache;
-use self::limit::Limited;
 use self::routes::{Entry, Routes};
 use self::seen::Seen;
 use crate::config::Config;
 use crate::forward::{Pool, Upstreams};
 use crate::http::{Caller, Services};
 use crate::model::{AuthMethod, Body, BoxError, Connection, Principal, Refusal, RefusalKind, RequestId};
-use crate::record::{Outcome, Pending};
+use crate::record::Pending;
 
 /// Routes, upstreams and the stages; shared by all workers.
 pub struct Gateway {
@@ -53,9 +55,14 @@ struct Routing {
     routes: Routes,
     upstreams: Arc<Upstreams>,
     ours: Ours,
-    strip: Vec<String>,
+    strip: Arc<[String]>,
     public_host: String,
+    /// Of our own endpoints, which are no routes on any host.
+    prefix: String,
 }
+
+/// Routes and upstreams that are compiled and not in use yet.
+pub struct Prepared(Arc<Routing>);
 
 /// A question through another door (forward-auth, decision API).
 pub struct Asked<'a> {
@@ -82,9 +89,22 @@ pub enum Verdict {
     Refused {
         /// Why.
         refusal: Refusal,
-        /// Where a browser signs in; only for a navigation that signing in can help.
+        /// Where a person signs in; only when signing in can help.
         login: Option<String>,
+        /// A browser opens a page: it can be sent there.
+        navigates: bool,
+        /// Who it is, when that is known.
+        principal: Option<Arc<Principal>>,
+        /// All its roles, when a policy was asked.
+        roles: Arc<[Arc<str>]>,
     },
+}
+
+impl Verdict {
+    /// A refusal before anyone knows who it is.
+    pub fn unknown(refusal: Refusal) -> Self {
+        Self::Refused { refusal, login: None, navigates: false, principal: None, roles: Arc::from([]) }
+    }
 }
 
 /// The decision of the request in flight, where a panic cannot lose it.
@@ -101,13 +121,17 @@ impl Gateway {
         Ok(Arc::new(Self { services, routing, identities: IdentityCache::default() }))
     }
 
-    /// Takes the routes and upstreams of a new configuration; on an error keeps the old ones.
+    /// Compiles the routes and upstreams of a new configuration, beside those in use.
     ///
     /// # Errors
     /// What is wrong with the routes or upstreams.
-    pub fn reconfigure(&self, config: &Config) -> Result<(), String> {
-        self.routing.store(Arc::new(Routing::build(config)?));
-        Ok(())
+    pub fn prepare(config: &Config) -> Result<Prepared, String> {
+        Routing::build(config).map(|routing| Prepared(Arc::new(routing)))
+    }
+
+    /// Uses what was prepared, for requests that come after.
+    pub fn commit(&self, prepared: Prepared) {
+        self.routing.store(prepared.0);
     }
 
     /// The whole path: route, identify, decide, record, forward. Always an answer, and always one access event.
@@ -158,7 +182,7 @@ impl Gateway {
             Err(_) => {
                 let refusal = Refusal::new(RefusalKind::Internal, "a panic while a verdict was asked");
                 let refusal = self.record_refusal(&seen, refusal, None).await;
-                Verdict::Refused { refusal, login: None }
+                Verdict::unknown(refusal)
             }
         }
     }
@@ -200,7 +224,8 @@ impl Gateway {
                 answer
             }
             Err((refusal, entry)) => {
-                let login = self.login(routing, caller, request.headers(), entry, &refusal, seen);
+                let navigates = browser::is_navigation(&caller.target.method, request.headers());
+                let login = login(routing, caller, entry, &refusal, seen).filter(|_| navigates);
                 let refusal = self.record_refusal(seen, refusal, login.as_ref().map(|_| 302)).await;
                 let mut answer = match login.filter(|_| refusal.kind.status().is_client_error()) {
                     Some(login) => answers::redirect(&login, caller.request_id),
@@ -209,9 +234,7 @@ impl Gateway {
                         answers::problem(&refusal, caller.request_id, basic)
                     }
                 };
-                seen.clear_cookie |= refusal.kind == RefusalKind::Unauthenticated
-                    && seen.principal.is_none()
-                    && headers::has_our_cookie(request.headers());
+                seen.clear_cookie |= refusal.clear_cookie;
                 if let Some(entry) = entry {
                     let listed = browser::listed_origin(entry, request.headers());
                     browser::allow_origin(entry, listed, answer.headers_mut());
@@ -224,146 +247,24 @@ impl Gateway {
         }
         answer
     }
+}
 
-    /// From the permit to the answer's head: identity headers, the log, the upstream, the log.
-    #[expect(clippy::too_many_arguments, reason = "what the stages before found, each once")]
-    async fn go_on<B>(
-        &self,
-        routing: &Routing,
-        pool: &Pool,
-        caller: &Caller,
-        request: Request<B>,
-        admitted: Admitted<'_>,
-        seen: &Seen,
-        open: &Open,
-    ) -> Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let Admitted { entry, permit, principal, roles, epoch } = admitted;
-        let upstream = entry.config.upstream.as_deref().unwrap_or_default();
-        let ready = upload_limit(entry, request.headers())
-            .and_then(|limit| Ok((limit, self.identity(entry, &principal, &roles)?)));
-        let (limit, identity) = match ready {
-            Ok(ready) => ready,
-            Err(refusal) => return self.failed(caller, seen, None, &refusal).await,
-        };
-        match self.services.recorder.begin(&seen.event(Outcome::Allow, None)).await {
-            Ok(pending) => open.replace(Some(pending)),
-            Err(error) => {
-                let refusal = Refusal::new(RefusalKind::AuditUnavailable, error.to_string());
-                return self.failed(caller, seen, None, &refusal).await;
-            }
-        };
-        if let Err(refusal) = self.still_stands(caller, request.headers(), entry, &principal, epoch).await {
-            return self.failed(caller, seen, open.take(), &refusal).await;
-        }
-        let mut request = request.map(|body| Limited::new(body, limit));
-        let cleaning = Cleaning {
-            strip: &routing.strip,
-            pass_authorization: entry.config.pass_authorization,
-            method: principal.method,
-        };
-        headers::prepare(request.headers_mut(), caller, cleaning);
-        identity.set(entry.config.identity_headers, request.headers_mut());
-        if !request.headers().contains_key(REQUEST_ID) {
-            answers::set_request_id(caller.request_id, request.headers_mut());
-        }
-        let timeouts = &entry.config.timeout;
-        let sent = pool.send(permit, &routing.upstreams, upstream, timeouts, &caller.target, request).await;
-        match (sent, open.take()) {
-            (Ok(mut answer), Some(pending)) => {
-                self.close(seen, pending, answer.status().as_u16(), None);
-                headers::remove_foreign_sessions(answer.headers_mut());
-                answers::set_request_id(caller.request_id, answer.headers_mut());
-                answer
-            }
-            (Err(refusal), pending) => self.failed(caller, seen, pending, &refusal).await,
-            (Ok(_), None) => {
-                let refusal = Refusal::new(RefusalKind::Internal, "the decision's record was lost");
-                self.failed(caller, seen, None, &refusal).await
-            }
-        }
-    }
-
-    /// The verdict for another door, with its event.
-    async fn consider(&self, routing: &Routing, asked: &Asked<'_>, seen: &mut Seen) -> Verdict {
-        let caller = asked.caller;
-        let verdict = match self.admit(routing, caller, asked.headers, Purpose::Verdict, seen).await {
-            Ok(admitted) => {
-                let Admitted { entry, principal, roles, epoch, .. } = admitted;
-                let set = match self.identity(entry, &principal, &roles) {
-                    Ok(identity) => self
-                        .still_stands(caller, asked.headers, entry, &principal, epoch)
-                        .await
-                        .map(|()| identity),
-                    Err(refusal) => Err(refusal),
-                };
-                set.map(|identity| {
-                    let mut headers = HeaderMap::new();
-                    identity.set(entry.config.identity_headers, &mut headers);
-                    Verdict::Allowed { principal, roles, headers }
-                })
-            }
-            Err((refusal, entry)) => {
-                let login = self.login(routing, caller, asked.headers, entry, &refusal, seen);
-                Ok(Verdict::Refused { refusal, login })
-            }
-        };
-        let verdict = verdict.unwrap_or_else(|refusal| Verdict::Refused { refusal, login: None });
-        self.record_verdict(asked, seen, verdict).await
-    }
-
-    /// A CORS preflight: answered by the route's origins, without authentication.
-    async fn preflight(
-        &self,
-        routing: &Routing,
-        caller: &Caller,
-        headers: &HeaderMap,
-        asked: &Method,
-        seen: &mut Seen,
-    ) -> Response<Body> {
-        let entry = match self.route(routing, caller, asked, seen) {
-            Ok(entry) => entry,
-            Err((refusal, _)) => return self.failed(caller, seen, None, &refusal).await,
-        };
-        let Some(origin) = browser::listed_origin(entry, headers) else {
-            let refusal =
-                Refusal::new(RefusalKind::CrossSite, "the origin is not in the route's cors.origins");
-            return self.failed(caller, seen, None, &refusal).await;
-        };
-        let status = StatusCode::NO_CONTENT;
-        if let Err(error) = self.services.recorder.refused(&seen.event(Outcome::Allow, None), 204).await {
-            let refusal = Refusal::new(RefusalKind::AuditUnavailable, error.to_string());
-            return answers::problem(&refusal, caller.request_id, false);
-        }
-        self.measure(seen, "allow", status.as_u16());
-        let mut answer = answers::bare(status, caller.request_id);
-        browser::answer_preflight(entry, asked, headers, answer.headers_mut());
-        browser::allow_origin(entry, Some(origin), answer.headers_mut());
-        answer
-    }
-
-    /// The login page, when a browser opens a page that signing in can help with.
-    fn login(
-        &self,
-        routing: &Routing,
-        caller: &Caller,
-        headers: &HeaderMap,
-        entry: Option<&Entry>,
-        refusal: &Refusal,
-        seen: &Seen,
-    ) -> Option<String> {
-        entry.filter(|entry| entry.lists(AuthMethod::Session))?;
-        let anonymous = seen.principal.as_ref().is_some_and(|principal| principal.is_anonymous());
-        let helps = match refusal.kind.status() {
-            StatusCode::UNAUTHORIZED => true,
-            StatusCode::FORBIDDEN => anonymous && refusal.kind == RefusalKind::Forbidden,
-            _ => false,
-        };
-        (helps && browser::is_navigation(&caller.target.method, headers)).then(|| routing.ours.login(caller))
-    }
+/// The login page, when signing in can help.
+fn login(
+    routing: &Routing,
+    caller: &Caller,
+    entry: Option<&Entry>,
+    refusal: &Refusal,
+    seen: &Seen,
+) -> Option<String> {
+    entry.filter(|entry| entry.lists(AuthMethod::Session))?;
+    let anonymous = seen.principal.as_ref().is_some_and(|principal| principal.is_anonymous());
+    let helps = match refusal.kind.status() {
+        StatusCode::UNAUTHORIZED => true,
+        StatusCode::FORBIDDEN => anonymous && refusal.kind == RefusalKind::Forbidden,
+        _ => false,
+    };
+    helps.then(|| routing.ours.login(caller))
 }
 
 impl Routing {
@@ -379,6 +280,7 @@ impl Routing {
             upstreams,
             ours: Ours::new(&config.listen.public_url, &config.listen.prefix),
             strip: config.listen.strip_headers.iter().map(|n| headers::normalised(n).into_owned()).collect(),
+            prefix: config.listen.prefix.clone(),
             public_host: config.listen.public_url.host_str().unwrap_or_default().to_ascii_lowercase(),
         })
     }
@@ -390,17 +292,4 @@ fn host_name(host: &str) -> &str {
         Some((name, port)) if !port.contains(']') => name,
         _ => host,
     }
-}
-
-/// The limit that applies to the request's body: `None` when it is not counted.
-fn upload_limit(entry: &Entry, headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
-    let Some(limit) = entry.config.body_limit.filter(|_| !headers.get(CONTENT_TYPE).is_some_and(grpc)) else {
-        return Ok(None);
-    };
-    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        return Err(Refusal::new(RefusalKind::TooLarge, format!("the body is larger than {limit} bytes")));
-    }
-    Ok(Some(limit))
 }

@@ -5,46 +5,12 @@
 use http::Response;
 
 use super::seen::Seen;
-use super::{Asked, Gateway, Verdict, answers};
+use super::{Gateway, answers};
 use crate::http::Caller;
 use crate::model::{Body, Refusal, RefusalKind};
 use crate::record::{Outcome, Pending};
 
 impl Gateway {
-    /// Records what another door was told.
-    pub(super) async fn record_verdict(
-        &self,
-        asked: &Asked<'_>,
-        seen: &mut Seen,
-        verdict: Verdict,
-    ) -> Verdict {
-        if asked.observe {
-            seen.shadow = Some(match &verdict {
-                Verdict::Allowed { .. } => "allow",
-                Verdict::Refused { .. } => "deny",
-            });
-        }
-        match verdict {
-            Verdict::Refused { refusal, login } if !asked.observe => {
-                let status = login.as_ref().map(|_| 302);
-                let recorded = self.record_refusal(seen, refusal, status).await;
-                let login = login.filter(|_| recorded.kind.status().is_client_error());
-                Verdict::Refused { refusal: recorded, login }
-            }
-            verdict => match self.services.recorder.begin(&seen.event(Outcome::Allow, None)).await {
-                Ok(pending) => {
-                    self.close(seen, pending, 200, None);
-                    verdict
-                }
-                Err(error) => {
-                    let refusal = Refusal::new(RefusalKind::AuditUnavailable, error.to_string());
-                    let refusal = self.record_refusal(seen, refusal, None).await;
-                    Verdict::Refused { refusal, login: None }
-                }
-            },
-        }
-    }
-
     /// The answer of a request that failed: after the permit it ends the open decision, before it a refusal is recorded.
     pub(super) async fn failed(
         &self,

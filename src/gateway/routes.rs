@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use http::{HeaderValue, Method};
 
-use crate::config;
+use crate::config::{self, WhenStoreIsDown};
 use crate::model::AuthMethod;
 
 /// All routes of a configuration.
@@ -120,6 +120,11 @@ impl Entry {
         let masks = route.mask.iter().map(|mask| template(mask)).collect::<Result<_, _>>()?;
         let audience = route.upstream.as_deref().unwrap_or(&route.name).into();
         Ok(Self { config: route.clone(), name: route.name.as_str().into(), audience, origins, masks })
+    }
+
+    /// For how long known bearer tokens pass while the store is down; `None`: not at all.
+    pub(super) fn allow_known(&self) -> Option<std::time::Duration> {
+        (self.config.when_store_is_down == WhenStoreIsDown::AllowKnown).then_some(self.config.allow_known_for)
     }
 
     /// True when the route takes this way to prove identity.

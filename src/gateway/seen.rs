@@ -12,13 +12,14 @@ use super::headers::REQUEST_ID;
 use super::routes::Entry;
 use crate::decide::Decision;
 use crate::http::Caller;
-use crate::model::{Principal, RequestId, Target, Timestamp};
+use crate::model::{Principal, RefusalKind, RequestId, Target, Timestamp};
 use crate::record::{Event, Kind, Outcome};
 
 /// Longest text of a header that goes into the audit.
 const LONGEST: usize = 512;
 
 /// What the stages found.
+#[derive(Clone)]
 pub(super) struct Seen {
     pub(super) time: Timestamp,
     pub(super) request_id: RequestId,
@@ -26,6 +27,8 @@ pub(super) struct Seen {
     pub(super) decision: Option<Decision>,
     pub(super) clear_cookie: bool,
     pub(super) shadow: Option<&'static str>,
+    /// It goes on although the store is down (`allow_known`).
+    pub(super) store_is_down: bool,
     route: Option<Arc<str>>,
     client_ip: IpAddr,
     method: Method,
@@ -60,6 +63,7 @@ impl Seen {
             decision: None,
             clear_cookie: false,
             shadow: None,
+            store_is_down: false,
             route: None,
             client_ip,
             method: method.clone(),
@@ -86,6 +90,12 @@ impl Seen {
         }
     }
 
+    /// The path is refused as it stands: the audit has none.
+    pub(super) fn not_canonical(&mut self) {
+        self.target = None;
+        self.masked = None;
+    }
+
     pub(super) fn route_name(&self) -> &str {
         self.route.as_deref().unwrap_or_default()
     }
@@ -97,7 +107,7 @@ impl Seen {
         Event {
             kind: Kind::Access,
             decision,
-            reason,
+            reason: reason.or_else(|| self.store_is_down.then(|| RefusalKind::StoreUnavailable.name())),
             time: self.time,
             principal,
             roles: decided.map(|decided| &*decided.roles).unwrap_or_default(),

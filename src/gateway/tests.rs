@@ -62,6 +62,7 @@ pub(super) fn route(name: &str, path: &str) -> Route {
         cors_origins: Vec::new(),
         mask: Vec::new(),
         when_store_is_down: WhenStoreIsDown::Deny,
+        allow_known_for: std::time::Duration::from_secs(300),
         allow_encoded_slash: false,
         allow_encoded_percent: false,
         resource: None,

@@ -1,13 +1,13 @@
-//! Answers of our own endpoints: the headers that all of them carry, problems (RFC 9457), JSON, pages, redirects.
-//! Called by every door.
+//! Answers of our own endpoints: the headers that all of them carry, problems (RFC 9457), JSON, tokens
+//! (RFC 6749), redirects. Called by every door; pages are in `page`.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Route, web};
-use base64::Engine as _;
-use sha2::{Digest as _, Sha256};
 
 use super::Caller;
 use crate::model::{Refusal, RefusalKind, RequestId};
+use crate::store::StoreError;
+use crate::tokens::{Issued, TokenError};
 
 /// An answer with the headers that every own answer carries.
 pub fn own(status: u16, id: RequestId) -> HttpResponseBuilder {
@@ -67,45 +67,33 @@ pub fn redirect(status: u16, id: RequestId, location: &str) -> HttpResponse {
     own(status, id).insert_header(("location", location)).finish()
 }
 
-/// A page without scripts; its one style sheet is `style`, inline. `form_targets` are origins, besides our own, that
-/// a form on it may end at: browsers apply `form-action` to the redirects that follow a form as well.
-pub fn page(status: u16, id: RequestId, html: String, style: &str, form_targets: &[String]) -> Page {
-    let hash = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(style.as_bytes()));
-    let mut forms = "'self'".to_owned();
-    for target in form_targets {
-        forms.push(' ');
-        forms.push_str(target);
+/// The JSON of a token answer (RFC 6749 §5.1).
+pub fn token_body(issued: &Issued) -> serde_json::Value {
+    let mut body = serde_json::json!({
+        "access_token": issued.access_token,
+        "token_type": "Bearer",
+        "expires_in": issued.expires_in.as_secs(),
+        "scope": issued.scope,
+    });
+    if let (Some(refresh), Some(members)) = (&issued.refresh_token, body.as_object_mut()) {
+        members.insert("refresh_token".to_owned(), refresh.as_str().into());
     }
-    let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; form-action {forms}; base-uri 'none'; frame-ancestors 'none'"
-    );
-    let mut builder = own(status, id);
-    builder
-        .insert_header(("content-security-policy", policy))
-        .insert_header(("x-frame-options", "DENY"))
-        .insert_header(("content-type", "text/html; charset=utf-8"));
-    Page { builder, html }
+    body
 }
 
-/// A page whose cookies can still be set.
-pub struct Page {
-    /// The head.
-    pub builder: HttpResponseBuilder,
-    html: String,
+/// What a failure of the token service is for the client.
+pub fn token_refusal(error: &TokenError) -> Refusal {
+    let kind = match error {
+        TokenError::Invalid(_) => RefusalKind::InvalidToken,
+        TokenError::Unknown | TokenError::Store(_) => RefusalKind::StoreUnavailable,
+        TokenError::Key(_) => RefusalKind::Internal,
+    };
+    Refusal::new(kind, error.to_string())
 }
 
-impl Page {
-    /// Adds a cookie.
-    #[must_use]
-    pub fn cookie(mut self, cookie: &str) -> Self {
-        self.builder.append_header(("set-cookie", cookie));
-        self
-    }
-
-    /// The answer.
-    pub fn finish(mut self) -> HttpResponse {
-        self.builder.body(self.html)
-    }
+/// What a failure of the store is for the client.
+pub fn store_refusal(error: StoreError) -> Refusal {
+    Refusal::new(RefusalKind::StoreUnavailable, error.to_string())
 }
 
 /// 404 for an endpoint that does not exist here.
@@ -127,6 +115,7 @@ mod tests {
     use super::*;
     use crate::model::Timestamp;
     use actix_web::body::to_bytes;
+    use std::time::Duration;
 
     #[actix_web::test]
     async fn a_problem_has_type_status_and_request_id_and_no_detail() {
@@ -157,5 +146,23 @@ mod tests {
         let mut refusal = Refusal::new(RefusalKind::MethodNotAllowed, "");
         refusal.allow = Some("GET".to_owned());
         assert_eq!(problem(&refusal, id).headers().get("allow").unwrap(), "GET");
+    }
+
+    #[test]
+    fn a_token_answer_has_the_members_of_rfc_6749() {
+        let mut issued = Issued {
+            access_token: "a".to_owned(),
+            refresh_token: Some("r".to_owned()),
+            expires_in: Duration::from_secs(300),
+            scope: String::new(),
+            sid: "s".to_owned(),
+            jti: "j".to_owned(),
+        };
+        assert_eq!(
+            token_body(&issued),
+            serde_json::json!({"access_token": "a", "token_type": "Bearer", "expires_in": 300, "refresh_token": "r", "scope": ""})
+        );
+        issued.refresh_token = None;
+        assert!(token_body(&issued).get("refresh_token").is_none());
     }
 }

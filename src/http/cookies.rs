@@ -1,7 +1,8 @@
 //! Our cookies: the session, the pre-session value that CSRF tokens hang on, and the binding of a carried session.
 //! Each exists under one name only, chosen by the scheme of `public_url`.
 
-use actix_web::HttpRequest;
+use actix_web::http::header::{HeaderValue, SET_COOKIE};
+use actix_web::{HttpRequest, HttpResponse};
 
 use crate::config::Config;
 
@@ -16,6 +17,8 @@ pub enum Kind {
     Binding,
     /// Random, set while a browser is away at another identity provider.
     SignOn,
+    /// Which account signed in with this browser before, for the limits of failed sign-ins.
+    Device,
 }
 
 impl Kind {
@@ -25,6 +28,7 @@ impl Kind {
             Self::Before => "portcullis-before",
             Self::Binding => "portcullis-binding",
             Self::SignOn => "portcullis-sso",
+            Self::Device => "portcullis-device",
         }
     }
 
@@ -34,6 +38,8 @@ impl Kind {
             Self::Session => None,
             Self::Before => Some(3600),
             Self::Binding | Self::SignOn => Some(600),
+            // 400 days, the most that browsers keep (RFC 6265bis §5.5).
+            Self::Device => Some(34_560_000),
         }
     }
 }
@@ -58,6 +64,13 @@ pub fn set(kind: Kind, value: &str, secure: bool) -> String {
         text.push_str(&format!("; Max-Age={seconds}"));
     }
     text
+}
+
+/// Adds `Set-Cookie` to an answer.
+pub fn append(answer: &mut HttpResponse, cookie: &str) {
+    if let Ok(value) = HeaderValue::from_str(cookie) {
+        answer.headers_mut().append(SET_COOKIE, value);
+    }
 }
 
 /// The value of `Set-Cookie` that removes it.

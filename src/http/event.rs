@@ -59,7 +59,6 @@ pub async fn record(
     happened: &Happened<'_>,
 ) -> Result<(), Refusal> {
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let host = caller.target.host.to_string();
     let event = Event {
         kind: happened.kind,
         decision: happened.outcome,
@@ -71,7 +70,7 @@ pub async fn record(
         client_ip: Some(caller.client_ip),
         user_agent: text("user-agent"),
         method: Some(caller.target.method.as_str()),
-        host: Some(&host),
+        host: Some(caller.target.host.name()),
         path: Some(caller.target.path.as_str()),
         route: None,
         rule: None,

@@ -1,14 +1,18 @@
-//! What doors share: services, the caller, answers, cookies, CSRF, `return_to`, security events.
+//! What doors share: services, the caller, answers, pages, cookies, CSRF, `return_to`, the end of a
+//! sign-in, security events.
 //!
 //! A door is a module with `pub fn routes(&mut web::ServiceConfig)`; `app` registers all of them. One more door is one
-//! more module and one line there. Endpoints stand under the literal prefix `/auth`.
+//! more module and one line there. Endpoints are registered under `/auth`, where `listen` puts what comes to
+//! `listen.prefix`; what is written into answers is made with `Listen::endpoint`.
 pub mod answer;
 pub mod body;
 pub mod caller;
 pub mod cookies;
 pub mod csrf;
 pub mod event;
+pub mod landing;
 pub mod origin;
+pub mod page;
 pub mod return_to;
 
 use crate::model::{Connection, RequestId, SharedClock, Target};
@@ -24,6 +28,8 @@ pub struct Services {
     pub directory: Arc<crate::accounts::Directory>,
     /// Our signing keys.
     pub keys: Arc<crate::keys::KeyRing>,
+    /// Which nodes live.
+    pub members: Arc<crate::cluster::Members>,
     /// Tokens: issue, verify, refresh, revoke.
     pub tokens: Arc<crate::tokens::Tokens>,
     /// Browser sessions.

@@ -41,6 +41,14 @@ impl Allowed {
         (plain && scheme && self.knows(&url)).then_some(url)
     }
 
+    /// True when our own endpoints answer on the URL's host: it is that of `public_url` or of a route.
+    pub fn serves(&self, url: &Url) -> bool {
+        let host = url.host_str().map(|host| host.strip_suffix('.').unwrap_or(host));
+        host.is_some_and(|host| {
+            self.public.host_str() == Some(host) || self.hosts.iter().any(|pattern| covers(pattern, host))
+        })
+    }
+
     fn knows(&self, url: &Url) -> bool {
         let Some(host) = url.host_str() else { return false };
         let host = host.strip_suffix('.').unwrap_or(host);
@@ -76,13 +84,16 @@ fn covers(pattern: &str, host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Option<String> {
-        let allowed = Allowed {
+    fn allowed() -> Allowed {
+        Allowed {
             public: Url::parse("https://gate.example/").unwrap(),
             hosts: vec!["api.example".to_owned(), "*.apps.example".to_owned()],
             listed: vec!["other.example".to_owned(), "dev.example:8443".to_owned()],
-        };
-        allowed.parse(text, "https://gate.example").map(|url| url.to_string())
+        }
+    }
+
+    fn parse(text: &str) -> Option<String> {
+        allowed().parse(text, "https://gate.example").map(|url| url.to_string())
     }
 
     #[test]
@@ -97,6 +108,13 @@ mod tests {
             assert_eq!(parse(good).as_deref(), Some(good));
         }
         assert_eq!(parse("/a/b?c").as_deref(), Some("https://gate.example/a/b?c"));
+    }
+
+    #[test]
+    fn sessions_are_carried_to_hosts_that_are_served_here() {
+        let serves = |text: &str| allowed().serves(&Url::parse(text).unwrap());
+        assert!(serves("https://gate.example/") && serves("https://api.example/a"));
+        assert!(serves("https://x.apps.example/") && !serves("https://other.example/"));
     }
 
     #[test]

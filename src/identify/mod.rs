@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
@@ -21,11 +22,15 @@ use crate::revocation::{Credential, Revocations, Standing};
 use crate::sessions::Sessions;
 use crate::store::StoreError;
 use crate::tokens::cache::Cache;
-use crate::tokens::{PrincipalSource, TokenError, Tokens};
+use crate::tokens::trusted::TrustedIssuers;
+use crate::tokens::{PrincipalSource, Tokens};
 
 mod basic;
+mod bearer;
+mod limits;
 mod password;
 mod pool;
+mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -33,7 +38,7 @@ mod tests;
 use pool::Pool;
 use settings::Settings;
 
-/// How many client certificates and passwords of HTTP Basic are remembered.
+/// How many client certificates, passwords of HTTP Basic and principals of sessions are remembered.
 const REMEMBERED: usize = 4_096;
 
 /// What identification may look at.
@@ -48,6 +53,9 @@ pub struct Asking<'a> {
     pub listed: &'a [AuthMethod],
     /// For the limits of failed sign-ins.
     pub client_ip: std::net::IpAddr,
+    /// For how long a bearer token that was verified before passes while revocations are not known
+    /// (`when_store_is_down = "allow_known"`).
+    pub allow_known: Option<Duration>,
 }
 
 /// The answer.
@@ -59,6 +67,8 @@ pub struct Identified {
     pub clear_cookie: bool,
     /// When the bearer token was made.
     pub token_issued: Option<Timestamp>,
+    /// It passed because it was verified before; whether it is revoked is not known now.
+    pub store_is_down: bool,
 }
 
 /// Why a sign-in with a password failed.
@@ -85,13 +95,18 @@ pub struct Identifier {
     revocations: Arc<Revocations>,
     clock: SharedClock,
     settings: ArcSwap<Settings>,
+    trusted: ArcSwap<TrustedIssuers>,
     generations: AtomicU64,
     pool: Pool,
     basic: Cache<basic::Remembered>,
     basic_key: hmac::Key,
     certificates: Cache<(u64, Arc<Principal>)>,
+    looked_up: Cache<session::LookedUp>,
     anonymous: Arc<Principal>,
 }
+
+/// What [`Identifier::prepare`] read.
+pub struct Prepared(TrustedIssuers);
 
 /// What one way to prove identity says.
 enum Found {
@@ -103,6 +118,9 @@ enum Found {
 
 impl Identifier {
     /// Starts the password pool; the number of its threads and the length of its queue stay.
+    ///
+    /// # Errors
+    /// When the keys of a trusted issuer cannot be used.
     pub fn new(
         config: &config::Config,
         tokens: Arc<Tokens>,
@@ -110,26 +128,38 @@ impl Identifier {
         directory: Arc<Directory>,
         revocations: Arc<Revocations>,
         clock: SharedClock,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Result<Arc<Self>, String> {
+        let trusted = TrustedIssuers::open(config, None, Arc::clone(&clock))?;
+        Ok(Arc::new(Self {
             tokens,
             sessions,
             directory,
             revocations,
             clock,
             settings: ArcSwap::from_pointee(Settings::of(config, 0)),
+            trusted: ArcSwap::from_pointee(trusted),
             generations: AtomicU64::new(0),
             pool: Pool::new(&config.passwords.hashing),
             basic: Cache::new(REMEMBERED),
             basic_key: hmac::Key::new(hmac::HMAC_SHA256, &random_bytes::<32>()),
             certificates: Cache::new(REMEMBERED),
+            looked_up: Cache::new(REMEMBERED),
             anonymous: Arc::new(Principal::anonymous()),
-        })
+        }))
     }
 
-    /// Applies a reloaded configuration (certificate principals, clients, hashing cost).
-    pub fn reconfigure(&self, config: &config::Config) {
+    /// Reads what a reloaded configuration names (keys of trusted issuers); nothing changes before [`Self::commit`].
+    ///
+    /// # Errors
+    /// When the keys of a trusted issuer cannot be used.
+    pub fn prepare(&self, config: &config::Config) -> Result<Prepared, String> {
+        TrustedIssuers::open(config, Some(&self.trusted.load()), Arc::clone(&self.clock)).map(Prepared)
+    }
+
+    /// Applies a reloaded configuration (trusted issuers, certificate principals, clients, hashing cost).
+    pub fn commit(&self, config: &config::Config, prepared: Prepared) {
         let generation = self.generations.fetch_add(1, Ordering::AcqRel) + 1;
+        self.trusted.store(Arc::new(prepared.0));
         self.settings.store(Arc::new(Settings::of(config, generation)));
     }
 
@@ -142,7 +172,7 @@ impl Identifier {
         let listed = |method| asking.listed.contains(&method);
         if let Some((scheme, credentials)) = authorization(asking.headers)? {
             if scheme == "bearer" && listed(AuthMethod::Bearer) {
-                return self.bearer(credentials, asking.connection);
+                return self.bearer(credentials, asking).await;
             }
             if scheme == "basic" && listed(AuthMethod::Password) {
                 return self.basic(credentials, asking).await.map(|principal| identified(principal, false));
@@ -155,44 +185,18 @@ impl Identifier {
                 Found::NotMine { clear_cookie: stale } => clear_cookie = stale,
             }
         }
-        if listed(AuthMethod::Certificate)
-            && let Found::Is(found) = self.certified(asking.connection).await?
-        {
-            return Ok(Identified { clear_cookie, ..found });
+        if listed(AuthMethod::Certificate) {
+            let found = self.certified(asking.connection).await;
+            match found.map_err(|refusal| Refusal { clear_cookie, ..refusal })? {
+                Found::Is(found) => return Ok(Identified { clear_cookie, ..found }),
+                Found::NotMine { .. } => {}
+            }
         }
         if listed(AuthMethod::None) {
             return Ok(identified(Arc::clone(&self.anonymous), clear_cookie));
         }
-        Err(Refusal::new(RefusalKind::Unauthenticated, "no credential that the route takes"))
-    }
-
-    fn bearer(&self, token: &str, connection: &Connection) -> Result<Identified, Refusal> {
-        let verified = self.tokens.verify(token).map_err(|error| match error {
-            TokenError::Unknown | TokenError::Store(_) => {
-                Refusal::new(RefusalKind::StoreUnavailable, error.to_string())
-            }
-            TokenError::Invalid(_) | TokenError::Key(_) => invalid_token(error.to_string()),
-        })?;
-        if let Some(thumbprint) = &verified.bound_to_certificate {
-            let shown = connection.certificate.as_ref().map(|certificate| &certificate.thumbprint);
-            if shown != Some(thumbprint) {
-                return Err(invalid_token("it is bound to another client certificate".to_owned()));
-            }
-        }
-        let principal = Arc::clone(&verified.principal);
-        Ok(Identified { principal, clear_cookie: false, token_issued: Some(verified.issued) })
-    }
-
-    async fn session(&self, asking: &Asking<'_>) -> Result<Found, Refusal> {
-        let cookie = match cookie(asking.headers, self.settings.load().cookie) {
-            CookieIs::Absent => return Ok(Found::NotMine { clear_cookie: false }),
-            CookieIs::Ambiguous => return Ok(Found::NotMine { clear_cookie: true }),
-            CookieIs::One(value) => value,
-        };
-        let found = self.sessions.find(&cookie, asking.host).await.map_err(away)?;
-        Ok(found.map_or(Found::NotMine { clear_cookie: true }, |session| {
-            Found::Is(identified(session.principal, false))
-        }))
+        let none = Refusal::new(RefusalKind::Unauthenticated, "no credential that the route takes");
+        Err(Refusal { clear_cookie, ..none })
     }
 
     /// Validity and revocation of the certificate are looked at for each request, not each connection.
@@ -262,12 +266,25 @@ impl Identifier {
     }
 
     /// `[[client]]` secret in constant time: its principal `client:<id>`. A client without a secret (public) proves
-    /// nothing here.
-    pub fn client(&self, id: &str, secret: &str) -> Option<Principal> {
-        let settings = self.settings.load();
-        let client = settings.client(id)?;
-        let matches = client.secret.as_ref()?.equals(secret.as_bytes());
-        matches.then(|| principal_of_client(client))
+    /// nothing here. Guesses are limited per client and address.
+    ///
+    /// # Errors
+    /// [`SignInError::Wrong`], [`SignInError::TooOften`], or the store is away.
+    pub async fn client(
+        &self,
+        id: &str,
+        secret: &str,
+        client_ip: std::net::IpAddr,
+    ) -> Result<Principal, SignInError> {
+        let limits = limits::Limits::of_client(self.counters(), id, client_ip);
+        limits.check().await?;
+        let settings = self.settings.load_full();
+        let client = settings.client(id);
+        let known = client.and_then(|client| client.secret.as_ref());
+        match client.filter(|_| known.is_some_and(|known| known.equals(secret.as_bytes()))) {
+            Some(client) => Ok(principal_of_client(client)),
+            None => Err(limits.failed().await),
+        }
     }
 }
 
@@ -324,13 +341,7 @@ fn role_names(roles: &[RoleName]) -> Vec<Arc<str>> {
 }
 
 fn identified(principal: Arc<Principal>, clear_cookie: bool) -> Identified {
-    Identified { principal, clear_cookie, token_issued: None }
-}
-
-fn invalid_token(detail: String) -> Refusal {
-    let mut refusal = Refusal::new(RefusalKind::InvalidToken, detail);
-    refusal.challenge = Some(r#"error="invalid_token""#.to_owned());
-    refusal
+    Identified { principal, clear_cookie, token_issued: None, store_is_down: false }
 }
 
 fn away(error: StoreError) -> Refusal {

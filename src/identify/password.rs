@@ -1,20 +1,12 @@
 //! Passwords: the same work and answer for every wrong one, limits per account and address, hashes kept up to date.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
+use super::limits::{self, Limits};
 use super::{Identifier, SignInError, pool, principal_of};
 use crate::accounts::{Account, Origin};
 use crate::model::{Principal, Username};
-use crate::store::{Expect, Records, StoreError, Table};
-
-/// Failures that count together.
-const WINDOW: Duration = Duration::from_secs(5 * 60);
-const PER_ACCOUNT: u64 = 10;
-const PER_ADDRESS: u64 = 100;
-
-/// `Retry-After`: the whole window, as its beginning is not told.
-const RETRY_AFTER: u32 = 300;
+use crate::store::{Records, StoreError};
 
 /// A longer password is never right; in bytes.
 const LONGEST: usize = 1_024;
@@ -31,8 +23,24 @@ impl Identifier {
         password: &str,
         client_ip: IpAddr,
     ) -> Result<Principal, SignInError> {
-        let keys = [(account_key(username), PER_ACCOUNT), (address_key(client_ip), PER_ADDRESS)];
-        self.check_limits(&keys).await?;
+        self.password_on(username, password, client_ip, None).await
+    }
+
+    /// The same for a browser that may bring the cookie of [`Identifier::device_cookie`]: failures elsewhere never lock
+    /// out a device that the account signed in with before.
+    ///
+    /// # Errors
+    /// See [`SignInError`].
+    pub async fn password_on(
+        &self,
+        username: &str,
+        password: &str,
+        client_ip: IpAddr,
+        device: Option<&str>,
+    ) -> Result<Principal, SignInError> {
+        let device = device.filter(|cookie| limits::is_device_of(&self.device_key(), username, cookie));
+        let limits = Limits::of_account(self.counters(), username, client_ip, device).await?;
+        limits.check().await?;
         let account = match Username::parse(username) {
             Ok(name) => self.directory.find(name.as_str()).await.map_err(SignInError::Store)?,
             Err(_) => None,
@@ -41,19 +49,26 @@ impl Identifier {
         let phc = account.as_ref().and_then(|account| account.password_hash.as_deref());
         let tried = if password.len() > LONGEST { "" } else { password };
         let matches = self.pool.verify(tried, phc.unwrap_or(&settings.nobody)).await?;
+        if !matches && phc.is_some_and(|phc| pool::is_weaker(phc, &settings.hashing)) {
+            // Its cheaper hash would tell that the account exists.
+            self.pool.verify(tried, &settings.nobody).await?;
+        }
         let right = matches && phc.is_some() && password.len() <= LONGEST && !password.is_empty();
         let Some(account) = account.filter(|account| right && !account.disabled) else {
-            for (key, _) in &keys {
-                self.counters().increment(key, 1, WINDOW).await.map_err(SignInError::Store)?;
-            }
-            return Err(SignInError::Wrong);
+            return Err(limits.failed().await);
         };
         // Of many tries at once the right one is not told from the others either.
-        self.check_limits(&keys).await?;
+        limits.check().await?;
+        limits.succeeded(self.clock.now()).await;
         self.rehash(&account, password, &settings.hashing).await;
         let mut principal = principal_of(&account);
         principal.auth_time = Some(self.clock.now());
         Ok(principal)
+    }
+
+    /// The value of a cookie for the browser that an account just signed in with.
+    pub fn device_cookie(&self, username: &str) -> String {
+        limits::device_cookie(&self.device_key(), username)
     }
 
     /// Forgets the failed sign-ins of an account (`user unlock`).
@@ -61,18 +76,19 @@ impl Identifier {
     /// # Errors
     /// When the store is away.
     pub async fn unlock(&self, username: &str) -> Result<(), StoreError> {
-        self.counters().delete(Table::Counters, &account_key(username), Expect::Anything).await?;
-        Ok(())
+        limits::unlock(self.counters(), username).await
     }
 
-    async fn check_limits(&self, keys: &[(String, u64); 2]) -> Result<(), SignInError> {
-        for (key, limit) in keys {
-            let failures = self.counters().increment(key, 0, WINDOW).await.map_err(SignInError::Store)?;
-            if failures >= *limit {
-                return Err(SignInError::TooOften { retry_after: RETRY_AFTER });
-            }
-        }
-        Ok(())
+    /// Counts a visit to an identity provider that begins from this address.
+    ///
+    /// # Errors
+    /// [`SignInError::TooOften`], or the store is away.
+    pub async fn may_leave(&self, client_ip: IpAddr) -> Result<(), SignInError> {
+        limits::away(self.counters(), client_ip).await
+    }
+
+    fn device_key(&self) -> [u8; 32] {
+        self.tokens.derive("device")
     }
 
     /// Hashes again when the configured cost rose. A failure changes nothing: the next sign-in tries again.
@@ -92,24 +108,7 @@ impl Identifier {
         }
     }
 
-    fn counters(&self) -> &dyn Records {
+    pub(super) fn counters(&self) -> &dyn Records {
         &**self.directory.records()
-    }
-}
-
-/// Unknown names count too, under a key of fixed length.
-fn account_key(username: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, username.as_bytes());
-    format!("signin/account/{}", hex::encode(digest))
-}
-
-/// One IPv6 subscriber has a /64.
-fn address_key(ip: IpAddr) -> String {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => format!("signin/address/{ip}"),
-        IpAddr::V6(ip) => {
-            let network = std::net::Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX));
-            format!("signin/address/{network}/64")
-        }
     }
 }

@@ -63,7 +63,6 @@ fn client(id: &str, secret: Option<&str>) -> Client {
     Client {
         id: id.to_owned(),
         secret: secret.map(|secret| Secret::new(secret.to_owned())),
-        redirect_uris: Vec::new(),
         grant_types: Vec::new(),
         scopes: vec!["authzen".to_owned()],
         roles: vec![RoleName::parse("machine").unwrap()],
@@ -91,7 +90,8 @@ async fn world() -> World {
         directory.clone(),
         revocations.clone(),
         clock.clone(),
-    );
+    )
+    .unwrap();
     let world =
         World { records, clock, keys, revocations, tokens, sessions, directory, identifier, _dir: dir };
     let mut alice = account("alice", &["reader", "admin"]);
@@ -140,7 +140,14 @@ impl World {
             map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let connection = connection(certificate);
-        let asking = Asking { headers: &map, connection: &connection, host: HOST, listed, client_ip: IP };
+        let asking = Asking {
+            headers: &map,
+            connection: &connection,
+            host: HOST,
+            listed,
+            client_ip: IP,
+            allow_known: None,
+        };
         self.identifier.identify(&asking).await
     }
 
@@ -263,7 +270,7 @@ async fn on_plain_http_the_cookie_has_its_plain_name() {
     let world = world().await;
     let mut config = config();
     config.listen.public_url = "http://localhost:8080".parse().unwrap();
-    world.identifier.reconfigure(&config);
+    world.identifier.commit(&config, world.identifier.prepare(&config).unwrap());
     let cookie = world.cookie().await;
     let listed = &[AuthMethod::Session];
     assert_eq!(name(world.ask(&[("cookie", &format!("portcullis={cookie}"))], None, listed).await), "alice");
@@ -409,7 +416,7 @@ async fn a_sign_in_hashes_again_when_the_cost_rose() {
     assert_eq!(hash().await, before);
     let mut config = config();
     config.passwords.hashing.passes = 2;
-    world.identifier.reconfigure(&config);
+    world.identifier.commit(&config, world.identifier.prepare(&config).unwrap());
     world.sign_in("alice", "right").await.unwrap();
     let after = hash().await;
     assert!(after.contains("t=2"), "{after}");
@@ -455,12 +462,84 @@ async fn a_changed_password_ends_basic_within_a_second() {
 #[tokio::test]
 async fn a_client_proves_itself_with_its_secret() {
     let world = world().await;
-    let pep = world.identifier.client("pep", "s3cret").unwrap();
+    let pep = world.identifier.client("pep", "s3cret", IP).await.unwrap();
     assert_eq!((&*pep.name, pep.kind), ("client:pep", PrincipalKind::Client));
     assert_eq!(pep.scope, [Arc::from("authzen")]);
     for (id, secret) in [("pep", "wrong"), ("pep", ""), ("dashboard", ""), ("nobody", "s3cret")] {
-        assert!(world.identifier.client(id, secret).is_none());
+        let tried = world.identifier.client(id, secret, IP).await;
+        assert!(matches!(tried, Err(SignInError::Wrong)), "{id}");
     }
+}
+
+#[tokio::test]
+async fn a_clients_secret_is_guessed_ten_times_from_one_address() {
+    let world = world().await;
+    let other: IpAddr = "192.0.2.2".parse().unwrap();
+    for _ in 0..10 {
+        let tried = world.identifier.client("pep", "guess", IP).await;
+        assert!(matches!(tried, Err(SignInError::Wrong)));
+    }
+    let tried = world.identifier.client("pep", "s3cret", IP).await;
+    assert!(matches!(tried, Err(SignInError::TooOften { retry_after: 300 })));
+    world.identifier.client("pep", "s3cret", other).await.unwrap();
+    world.clock.advance(Duration::from_secs(300));
+    world.identifier.client("pep", "s3cret", IP).await.unwrap();
+}
+
+#[tokio::test]
+async fn asking_for_the_limits_writes_nothing() {
+    let world = world().await;
+    world.sign_in("alice", "right").await.unwrap();
+    // The address is known now, and nothing failed.
+    assert_eq!(world.records.count(crate::store::Table::Counters), 1);
+    world.sign_in("alice", "right").await.unwrap();
+    assert_eq!(world.records.count(crate::store::Table::Counters), 1);
+}
+
+#[tokio::test]
+async fn guesses_from_elsewhere_do_not_lock_out_a_known_device() {
+    let world = world().await;
+    world.sign_in("alice", "right").await.unwrap();
+    let (elsewhere, office) = ("198.51.100.7".parse().unwrap(), "192.0.2.99".parse().unwrap());
+    let on = async |password: &str, ip: IpAddr, device: Option<&str>| {
+        world.identifier.password_on("alice", password, ip, device).await
+    };
+    for _ in 0..10 {
+        assert!(matches!(on("wrong", elsewhere, None).await, Err(SignInError::Wrong)));
+    }
+    assert!(matches!(on("right", elsewhere, None).await, Err(SignInError::TooOften { .. })));
+    assert!(matches!(on("right", office, None).await, Err(SignInError::TooOften { .. })));
+    // The address of an earlier sign-in, and the browser of one.
+    world.sign_in("alice", "right").await.unwrap();
+    let cookie = world.identifier.device_cookie("alice");
+    on("right", elsewhere, Some(&cookie)).await.unwrap();
+    // Neither another account's cookie nor one that was made up.
+    for foreign in [world.identifier.device_cookie("bob"), "x".repeat(cookie.len()), String::new()] {
+        let tried = on("right", elsewhere, Some(&foreign)).await;
+        assert!(matches!(tried, Err(SignInError::TooOften { .. })), "{foreign}");
+    }
+    // A device is limited too, and only itself.
+    for _ in 0..10 {
+        assert!(matches!(on("wrong", elsewhere, Some(&cookie)).await, Err(SignInError::Wrong)));
+    }
+    assert!(matches!(on("right", elsewhere, Some(&cookie)).await, Err(SignInError::TooOften { .. })));
+    on("right", elsewhere, Some(&world.identifier.device_cookie("alice"))).await.unwrap();
+    world.identifier.unlock("alice").await.unwrap();
+    on("right", elsewhere, Some(&cookie)).await.unwrap();
+    on("right", elsewhere, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_many_guesses_at_once_the_right_one_is_not_told_from_those_beyond_the_limit() {
+    let world = world().await;
+    let tries = (0..40).map(|number| {
+        let password = if number == 39 { "right" } else { "wrong" };
+        world.sign_in("alice", password)
+    });
+    let answers = futures_util::future::join_all(tries).await;
+    let wrong = answers.iter().filter(|answer| matches!(answer, Err(SignInError::Wrong))).count();
+    let limited = answers.iter().filter(|answer| matches!(answer, Err(SignInError::TooOften { .. }))).count();
+    assert_eq!((wrong, limited), (10, 30));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Signing keys: made, sealed, rotated, withdrawn, published (JWKS).
+//! Signing keys: made, sealed, rotated, withdrawn, published (JWKS); and the keys of trusted issuers, in `issuer.rs`.
 //!
 //! `tokens` signs and verifies with the [`KeyRing`]; `app` reloads it each second; doors publish [`KeyRing::jwks`].
 //! The private keys are one sealed record of the store, so that every node has the same ring and changes are one
@@ -16,9 +16,11 @@ use crate::config::SigningAlgorithm;
 use crate::model::{SharedClock, Timestamp};
 use crate::store::{Expect, Records, StoreError, Table};
 
+pub mod issuer;
 mod pair;
 mod ring;
 pub mod sealer;
+pub mod set;
 #[cfg(test)]
 mod tests;
 

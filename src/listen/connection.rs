@@ -33,6 +33,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const FRESH_GRACE: Duration = Duration::from_millis(250);
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Requests that were reset before they were looked at; more of them end the connection (CVE-2023-44487).
+const H2_PENDING_RESETS: usize = 20;
 const H2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The smallest read buffer of HTTP/1; the head has its own limit inside it.
@@ -48,12 +50,20 @@ pub(super) async fn run<N: Behind>(
 ) {
     let limits = behind.listen(|listen| listen.limits.clone());
     if let Err(error) = serve(Rc::clone(&behind), stream, tls, place, shutdown, limits).await {
-        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<hyper::Error>());
-        if cause.is_some_and(hyper::Error::is_parse) {
+        if is_malformed(&error) {
             behind.malformed();
         }
         tracing::debug!(error = %error, "connection ended");
     }
+}
+
+/// True when the bytes were no request, or one that has two readings.
+fn is_malformed(error: &io::Error) -> bool {
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<hyper::Error>()) else {
+        return false;
+    };
+    let broken_off = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<io::Error>());
+    cause.is_parse() || broken_off.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
 async fn serve<N: Behind>(
@@ -148,6 +158,7 @@ where
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.h2_streams)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(H2_PENDING_RESETS)
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
             .keep_alive_interval(H2_PING_INTERVAL)

@@ -1,7 +1,8 @@
 //! Our own endpoints: an actix-web application, built once per worker and called in process.
 //!
 //! `service` hands it the requests below `listen.prefix` and for the well-known documents. An endpoint is added in its
-//! door, not here; a further reserved path is a line in [`is_own`].
+//! door, not here; a further reserved path is a line in `config::is_reserved`. Doors register their endpoints under [`MOUNT`]; what
+//! comes to another `listen.prefix` is put there, so that the prefix can change while the node runs.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,12 +15,16 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
+use crate::config::is_reserved;
 use crate::gateway::Gateway;
 use crate::http::{Caller, Services};
 use crate::model::{Body, BoxError, Refusal, RefusalKind, body};
 
+/// Where doors register their endpoints, whatever `listen.prefix` is.
+const MOUNT: &str = "/auth";
+
 /// The largest body that our own endpoints read.
-const BODY_LIMIT: usize = 64 * 1024;
+const BODY_LIMIT: usize = crate::http::body::LIMIT;
 
 type Call = dyn Fn(actix_http::Request) -> LocalBoxFuture<'static, Result<ServiceResponse, actix_web::Error>>;
 
@@ -59,6 +64,8 @@ impl Doors {
         let (head, incoming) = request.into_parts();
         let bytes = match Limited::new(incoming, BODY_LIMIT).collect().await {
             Ok(collected) => collected.to_bytes(),
+            // The door gets one byte more than it takes, and says in its own words that it is too large.
+            Err(error) if error.is::<LengthLimitError>() => Bytes::from(vec![0; BODY_LIMIT + 1]),
             Err(error) => return problem(body_refusal(&*error), &caller),
         };
         let Some(request) = to_actix(&head, bytes, caller.clone(), prefix) else {
@@ -75,26 +82,17 @@ impl Doors {
     }
 }
 
-/// True for paths that are ours on the hosts that the gateway knows.
-pub(super) fn is_own(path: &str, prefix: &str) -> bool {
-    if let Some(rest) = path.strip_prefix(prefix)
-        && (rest.is_empty() || rest.starts_with('/'))
-    {
-        return true;
-    }
-    let Some(document) = path.strip_prefix("/.well-known/") else {
-        return false;
-    };
-    matches!(
-        document,
-        "openid-configuration" | "oauth-authorization-server" | "jwks.json" | "oauth-protected-resource"
-    ) || document.starts_with("oauth-protected-resource/")
+/// True for own paths whose text is ours alone. Behind Envoy's endpoint stands the path that Envoy was asked for: the
+/// door gives the verdict on it.
+pub(super) fn takes_no_encoded(path: &str, prefix: &str) -> bool {
+    is_reserved(path, prefix) && !is_envoys(path, prefix)
+}
+
+fn is_envoys(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("/verify/envoy/"))
 }
 
 fn body_refusal(error: &(dyn std::error::Error + 'static)) -> RefusalKind {
-    if error.is::<LengthLimitError>() {
-        return RefusalKind::TooLarge;
-    }
     error.downcast_ref::<Refusal>().map_or(RefusalKind::BadRequest, |refusal| refusal.kind)
 }
 
@@ -113,11 +111,14 @@ fn to_actix(
     to.peer_addr = Some(caller.connection.peer);
     // Envoy puts the path that it asks about behind this one, and is owed the verdict on what it read itself.
     let raw = head.uri.path();
-    let asked = raw.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("/verify/envoy/"));
-    let path = if asked { raw } else { caller.target.path.as_str() };
+    let path = if is_envoys(raw, prefix) { raw } else { caller.target.path.as_str() };
+    let path = match path.strip_prefix(prefix) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{MOUNT}{rest}"),
+        _ => path.to_owned(),
+    };
     let target = match &caller.target.query {
         Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
+        None => path,
     };
     to.uri = target.parse().ok()?;
     for (name, value) in &head.headers {
@@ -155,8 +156,15 @@ fn problem(kind: RefusalKind, caller: &Caller) -> Response<Body> {
     *answer.status_mut() = kind.status();
     let headers = answer.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    set_own(headers);
     answer
+}
+
+/// What every own answer carries.
+pub(super) fn set_own(headers: &mut http::HeaderMap) {
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(http::header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 #[cfg(test)]
@@ -191,13 +199,22 @@ mod tests {
     }
 
     async fn ask(uri: &str, path: &str, body: impl Into<Bytes>) -> (StatusCode, usize, String) {
+        ask_under("/auth", uri, path, body).await
+    }
+
+    async fn ask_under(
+        prefix: &str,
+        uri: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> (StatusCode, usize, String) {
         let configure = |config: &mut ServiceConfig| {
             config.route("/auth/echo", actix_web::web::post().to(echo));
             config.route("/auth/verify/envoy/{path:.*}", actix_web::web::post().to(echo));
         };
         let doors = Doors::of(configure).await;
         let request = Request::post(uri).body(http_body_util::Full::new(body.into())).unwrap();
-        let answer = doors.call(caller(path), "/auth", request).await;
+        let answer = doors.call(caller(path), prefix, request).await;
         let (head, body) = answer.into_parts();
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         (head.status, head.headers.get_all("set-cookie").iter().count(), text)
@@ -220,10 +237,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_body_is_refused() {
-        let (status, _, text) = ask("/auth/echo", "/auth/echo", vec![b'a'; BODY_LIMIT + 1]).await;
-        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
-        assert!(text.contains("urn:portcullis:problem:too-large"), "{text}");
+    async fn another_prefix_leads_to_the_same_endpoints() {
+        let (status, _, text) = ask_under("/gate/in", "/gate/in/echo?x", "/gate/in/echo?x", "").await;
+        assert_eq!((status, text.as_str()), (StatusCode::CREATED, "192.0.2.7 POST /auth/echo?x "));
+        let (_, _, text) = ask_under("/gate", "/gate/verify/envoy/%61", "/gate/verify/envoy/a", "").await;
+        assert_eq!(text, "192.0.2.7 POST /auth/verify/envoy/%61 ");
+    }
+
+    #[tokio::test]
+    async fn of_a_large_body_a_door_sees_that_it_is_too_large() {
+        let (status, _, text) = ask("/auth/echo", "/auth/echo", vec![b'a'; BODY_LIMIT * 10]).await;
+        assert_eq!(status, StatusCode::CREATED);
+        assert_eq!(text.bytes().filter(|byte| *byte == 0).count(), BODY_LIMIT + 1);
     }
 
     #[test]
@@ -235,12 +260,12 @@ mod tests {
             "/.well-known/jwks.json",
             "/.well-known/oauth-protected-resource/orders",
         ] {
-            assert!(is_own(path, "/auth"), "{path}");
+            assert!(is_reserved(path, "/auth"), "{path}");
         }
         for path in
             ["/", "/authors", "/auth%2Flogin", "/.well-known/", "/.well-known/jwks.json/", "/a/auth/login"]
         {
-            assert!(!is_own(path, "/auth"), "{path}");
+            assert!(!is_reserved(path, "/auth"), "{path}");
         }
     }
 }

@@ -11,6 +11,8 @@ mod certificate;
 mod connection;
 mod doors;
 mod framing;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod rate;
 mod redirect;
 mod service;
@@ -29,7 +31,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::address::{client_ip, is_secure};
 pub use self::rate::RatedBody;
-pub use self::tls::TlsReloader;
+pub use self::tls::{Prepared, TlsReloader};
 
 use self::tls::TlsConfigs;
 use self::worker::Sockets;
@@ -116,6 +118,8 @@ impl Listener {
 
 /// One socket per worker on one port; port 0 is chosen by the first.
 fn bind_all(address: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<TcpListener>), String> {
+    // Refused where somebody else listens: with `SO_REUSEPORT` alone, both would get some of the connections.
+    drop(bound(address, false).map_err(|error| cannot(address, &error))?);
     let first = bind_one(address, true)?;
     let bound = first.local_addr().map_err(|error| format!("{address}: {error}"))?;
     let mut sockets = vec![first];
@@ -126,16 +130,24 @@ fn bind_all(address: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<TcpL
 }
 
 fn bind_one(address: SocketAddr, shared: bool) -> Result<TcpListener, String> {
-    let bind = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(shared)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
+    let listening = || {
+        let socket = bound(address, shared)?;
         socket.listen(BACKLOG)?;
         std::io::Result::Ok(TcpListener::from(socket))
     };
-    bind().map_err(|error| {
-        format!("cannot listen on {address} ({error}); choose a free address in [listen], or end what has it")
-    })
+    listening().map_err(|error| cannot(address, &error))
+}
+
+/// A socket with an address that does not listen yet.
+fn bound(address: SocketAddr, shared: bool) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn cannot(address: SocketAddr, error: &std::io::Error) -> String {
+    format!("cannot listen on {address} ({error}); choose a free address in [listen], or end what has it")
 }

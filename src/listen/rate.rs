@@ -1,6 +1,8 @@
 //! The slowest that a request body of known length may arrive. Wrapped around each request's body by `service`.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,13 +25,25 @@ pub struct RatedBody<B> {
     waited: Duration,
     since: Option<Instant>,
     alarm: Option<Pin<Box<Sleep>>>,
+    read: Option<Arc<AtomicBool>>,
 }
 
 impl<B: Body> RatedBody<B> {
     /// Holds `inner` to `rate` bytes per second when its length is known.
     pub fn new(inner: B, rate: u64) -> Self {
         let rate = if inner.size_hint().exact().is_some() { rate } else { 0 };
-        Self { inner, rate, received: 0, waited: Duration::ZERO, since: None, alarm: None }
+        Self::always(inner, rate)
+    }
+
+    /// Holds `inner` to the rate whatever its length: for readers that want all of it before they do anything.
+    pub fn always(inner: B, rate: u64) -> Self {
+        let read = (!inner.is_end_stream()).then(Arc::default);
+        Self { inner, rate, received: 0, waited: Duration::ZERO, since: None, alarm: None, read }
+    }
+
+    /// Turns true when the whole body was read; `None` when there is nothing to read.
+    pub fn read_flag(&self) -> Option<Arc<AtomicBool>> {
+        self.read.clone()
     }
 
     fn allowed(&self) -> Duration {
@@ -58,6 +72,15 @@ where
             if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
                 let length = data.map_or(0, Bytes::len);
                 this.received = this.received.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+            }
+            // Nothing follows trailers, and nobody asks again after them.
+            let last = match &frame {
+                None => true,
+                Some(Ok(frame)) => frame.is_trailers() || this.inner.is_end_stream(),
+                Some(Err(_)) => this.inner.is_end_stream(),
+            };
+            if let Some(read) = this.read.as_ref().filter(|_| last) {
+                read.store(true, Ordering::Relaxed);
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }

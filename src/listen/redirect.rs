@@ -4,6 +4,7 @@ use http::header::{CONNECTION, HOST, LOCATION};
 use http::{HeaderValue, Request, Response, StatusCode};
 use url::Url;
 
+use super::doors::set_own;
 use super::service::Behind;
 use crate::model::{Body, Target, body};
 
@@ -21,6 +22,7 @@ pub(super) fn answer<N: Behind, B>(behind: &N, request: &Request<B>) -> Response
         None
     };
     let mut answer = Response::new(body::empty());
+    set_own(answer.headers_mut());
     match location {
         Some(location) => {
             *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, COOKIE, HOST};
@@ -14,10 +15,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as HttpBody;
 
 use super::address;
-use super::doors::{Doors, is_own};
+use super::doors::{Doors, set_own, takes_no_encoded};
 use super::rate::RatedBody;
 use super::tls::TlsConfigs;
-use crate::config::Listen;
+use crate::config::{Listen, is_reserved};
 use crate::forward::Pool;
 use crate::gateway::Gateway;
 use crate::http::{Caller, Services};
@@ -126,11 +127,22 @@ where
         Ok(Read::Ping) => no_content(),
         Ok(Read::Call(caller)) => {
             let (own, rate) = behind.listen(|listen| {
-                (is_own(caller.target.path.as_str(), &listen.prefix), listen.limits.body_rate)
+                (is_reserved(caller.target.path.as_str(), &listen.prefix), listen.limits.body_rate)
             });
             let own = own && behind.knows_host(caller.target.host.name());
-            let request = request.map(|body| RatedBody::new(body, rate));
-            if own { behind.own(*caller, request).await } else { behind.serve(*caller, request).await }
+            let request = request.map(|body| match own {
+                true => RatedBody::always(body, rate),
+                false => RatedBody::new(body, rate),
+            });
+            let read = request.body().read_flag();
+            let mut answer =
+                if own { behind.own(*caller, request).await } else { behind.serve(*caller, request).await };
+            // What is left of the request would be taken for the next one: the connection ends, and the client is told.
+            let unread = read.is_some_and(|read| !read.load(Ordering::Relaxed));
+            if unread && version < Version::HTTP_2 {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
         }
         Err((client_ip, refusal)) => {
             let closes = refusal.kind != RefusalKind::Misdirected && version < Version::HTTP_2;
@@ -143,9 +155,7 @@ where
             answer
         }
     };
-    if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
-        answer.headers_mut().insert(X_REQUEST_ID, id);
-    }
+    answer.headers_mut().insert(X_REQUEST_ID, request_id.header_value());
     answer
 }
 
@@ -184,6 +194,10 @@ fn read<N: Behind, B>(
         Ok(target) => target,
         Err(error) => return refuse(RefusalKind::NotCanonical, error.0.into()),
     };
+    let own = behind.listen(|listen| takes_no_encoded(target.path.as_str(), &listen.prefix));
+    if target.encoded.any() && own && behind.knows_host(target.host.name()) {
+        return refuse(RefusalKind::NotCanonical, "an own endpoint takes no encoded slash or percent".into());
+    }
     if let Some(tls) = &peer.tls
         && tls.client_rule(Some(target.host.name())) != connection.client_rule
     {
@@ -212,5 +226,6 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn no_content() -> Response<Body> {
     let mut answer = Response::new(body::empty());
     *answer.status_mut() = StatusCode::NO_CONTENT;
+    set_own(answer.headers_mut());
     answer
 }

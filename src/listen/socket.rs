@@ -18,6 +18,11 @@ use super::framing::{Ambiguous, Framing};
 /// How long a client may take none of the bytes that wait for it.
 const WRITE_STALL: Duration = Duration::from_secs(60);
 
+/// How long, and how much, a client may go on sending a request whose answer it has: closing at once would reset the
+/// connection, and the answer with it (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 16 << 20;
+
 /// The first bytes of HTTP/2 (RFC 9113 §3.4).
 pub(super) const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -36,12 +41,25 @@ pub(super) struct Socket<S> {
     activity: Arc<Activity>,
     framing: Framing,
     stall: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
     _place: Place,
+}
+
+/// Our side is closed, and the rest of the request is read for nobody.
+struct Linger {
+    until: Pin<Box<Sleep>>,
+    left: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub(super) const fn new(inner: S, early: Bytes, activity: Arc<Activity>, place: Place) -> Self {
-        Self { inner, early, activity, framing: Framing::new(), stall: None, _place: place }
+        Self { inner, early, activity, framing: Framing::new(), stall: None, linger: None, _place: place }
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = written {
+            self.activity.wrote(*count);
+        }
     }
 
     fn stalled<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -54,6 +72,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")));
         }
         Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// Ready when the client has closed, or had its time.
+    fn lingered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let linger =
+            self.linger.get_or_insert_with(|| Linger { until: Box::pin(sleep(LINGER)), left: LINGER_BYTES });
+        let mut scratch = [0; 8 * 1024];
+        while linger.left > 0 && linger.until.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    linger.left = linger.left.saturating_sub(buffer.filled().len());
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -90,12 +127,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         }
         if let Some(new) = buf.filled_mut().get_mut(before..).filter(|new| !new.is_empty()) {
             this.activity.read();
-            if this.activity.is_http1()
-                && let Err(Ambiguous(end)) = this.framing.feed(new)
-                && let Some(end) = new.get_mut(end)
-            {
-                // No head ends with this byte: the library answers 400 and closes.
-                *end = 0;
+            let fed = if this.activity.is_http1() { this.framing.feed(new) } else { Ok(()) };
+            match fed {
+                Ok(()) => {}
+                // No line ends with this byte: the library answers 400 and closes.
+                Err(Ambiguous::Head(end)) => {
+                    if let Some(end) = new.get_mut(end) {
+                        *end = 0;
+                    }
+                }
+                Err(Ambiguous::Body) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Ambiguous::Body)));
+                }
             }
         }
         Poll::Ready(Ok(()))
@@ -106,6 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.wrote(&written);
         this.stalled(cx, written)
     }
 
@@ -116,6 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bytes);
+        this.wrote(&written);
         this.stalled(cx, written)
     }
 
@@ -131,7 +176,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
-        this.stalled(cx, shut)
+        if this.linger.is_none() {
+            let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+            std::task::ready!(this.stalled(cx, shut))?;
+        }
+        if this.activity.is_http1() && this.framing.in_body() {
+            std::task::ready!(this.lingered(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }

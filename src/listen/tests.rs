@@ -460,10 +460,10 @@ fn a_revocation_list_counts_for_the_next_connection() {
     assert!(authority.get(&running, "a.example", "a.example", Some(&identity)).0.ends_with("svc"));
     section.tls.clients[0].crl = Some(authority.revoke(7));
     let reloader = running.reloader.as_ref().unwrap();
-    reloader.replace(&section.tls).unwrap();
+    reloader.commit(reloader.prepare(&section.tls).unwrap());
     assert_eq!(authority.get(&running, "a.example", "a.example", Some(&identity)).0, "");
     std::fs::write(authority.path("ca.crl"), "rubbish").unwrap();
-    assert!(reloader.replace(&section.tls).unwrap_err().contains("ca.crl"));
+    assert!(reloader.prepare(&section.tls).unwrap_err().contains("ca.crl"));
     assert_eq!(authority.get(&running, "a.example", "a.example", Some(&identity)).0, "");
 }
 

@@ -15,7 +15,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::config::{ClientAuth, ClientCertificates, Config, Tls};
+use crate::config::{ClientAuth, ClientCertificates, Tls};
 
 /// TLS configuration that can be replaced while connections live.
 #[derive(Debug)]
@@ -28,23 +28,27 @@ impl TlsReloader {
         Self { current: ArcSwap::from_pointee(configs) }
     }
 
-    /// Reads certificates, keys, authorities and revocation lists again, for connections that come after.
+    /// Reads certificates, keys, authorities and revocation lists again, beside what is in use.
     ///
     /// # Errors
-    /// When a file cannot be used; what was loaded before stays.
-    pub fn reload(&self, config: &Config) -> Result<(), String> {
-        self.replace(&config.listen.tls)
+    /// The file that cannot be used, and what to do about it.
+    pub fn prepare(&self, tls: &Tls) -> Result<Prepared, String> {
+        TlsConfigs::load(tls).map(Prepared)
     }
 
-    pub(super) fn replace(&self, tls: &Tls) -> Result<(), String> {
-        self.current.store(Arc::new(TlsConfigs::load(tls)?));
-        Ok(())
+    /// Uses what was prepared, for connections that come after.
+    pub fn commit(&self, prepared: Prepared) {
+        self.current.store(Arc::new(prepared.0));
     }
 
     pub(super) fn current(&self) -> Arc<TlsConfigs> {
         self.current.load_full()
     }
 }
+
+/// A set that was read and is not in use yet.
+#[derive(Debug)]
+pub struct Prepared(TlsConfigs);
 
 /// One consistent set: a configuration without client certificates, and one for each rule that asks for them.
 #[derive(Debug)]
@@ -216,7 +220,8 @@ fn verifier(
     }
     builder.build().map_err(|error| {
         let file = rule.crl.as_ref().unwrap_or(ca);
-        broken(file, "revocation list or authority", &error.to_string())
+        let hint = "a list must be of version 2, for openssl: `crl_extensions` and `crlnumber`";
+        broken(file, "revocation list or authority", &format!("{error}; {hint}"))
     })
 }
 

@@ -4,7 +4,7 @@
 //! Names carry base units (seconds, bytes) and the prefix `portcullis_`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const DECISIONS: [&str; 3] = ["allow", "deny", "error"];
 /// The classes of an HTTP status, as labels.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The ways to sign in, as labels.
-const LOGIN_METHODS: [&str; 5] = ["password", "certificate", "sso", "refresh", "client"];
+const LOGIN_METHODS: [&str; 6] = ["password", "certificate", "sso", "refresh", "client", "session"];
 /// How a sign-in ended, as labels.
 const LOGIN_RESULTS: [&str; 5] = ["ok", "wrong", "limited", "overloaded", "error"];
 
@@ -77,8 +77,10 @@ pub struct Metrics {
     audit_pending: Gauge,
     audit_oldest: Gauge<f64, AtomicU64>,
     policy_info: Family<PolicyLabels, Gauge>,
-    policy_reloads: Gauge<i64, AtomicI64>,
-    policy_failures: Gauge<i64, AtomicI64>,
+    policy_reloads: Counter,
+    policy_failures: Counter,
+    config_reloads: Counter,
+    config_failures: Counter,
     nodes: Gauge,
     revocation_lag: Gauge<f64, AtomicU64>,
 }
@@ -110,8 +112,10 @@ impl Metrics {
             audit_pending: Gauge::default(),
             audit_oldest: Gauge::default(),
             policy_info: Family::default(),
-            policy_reloads: Gauge::default(),
-            policy_failures: Gauge::default(),
+            policy_reloads: Counter::default(),
+            policy_failures: Counter::default(),
+            config_reloads: Counter::default(),
+            config_failures: Counter::default(),
             nodes: Gauge::default(),
             revocation_lag: Gauge::default(),
         };
@@ -149,11 +153,13 @@ impl Metrics {
             self.audit_oldest.clone(),
         );
         r.register("policy_info", "The live policy's digest", self.policy_info.clone());
-        r.register("policy_reloads_total", "Policies that went live", self.policy_reloads.clone());
+        r.register("policy_reloads", "Policies that went live", self.policy_reloads.clone());
+        r.register("policy_reload_failures", "Policies that were refused", self.policy_failures.clone());
+        r.register("config_reloads", "Changed configurations that went live", self.config_reloads.clone());
         r.register(
-            "policy_reload_failures_total",
-            "Policies that were refused",
-            self.policy_failures.clone(),
+            "config_reload_failures",
+            "Changed configurations that were refused",
+            self.config_failures.clone(),
         );
         r.register("nodes", "Live nodes", self.nodes.clone());
         r.register(
@@ -210,14 +216,23 @@ impl Metrics {
         self.malformed.inc();
     }
 
+    /// Counts a reload of the configuration.
+    pub fn config_reload(&self, taken: bool) {
+        if taken {
+            self.config_reloads.inc()
+        } else {
+            self.config_failures.inc()
+        };
+    }
+
     /// The Prometheus text, with what is read at the scrape.
     pub fn render(&self, readings: &Readings) -> String {
         self.audit_pending.set(i64::try_from(readings.audit_pending).unwrap_or(i64::MAX));
         self.audit_oldest.set(readings.audit_oldest_pending.as_secs_f64());
         self.policy_info.clear();
         self.policy_info.get_or_create(&PolicyLabels { digest: readings.policy_digest.clone() }).set(1);
-        self.policy_reloads.set(i64::try_from(readings.policy_reloads).unwrap_or(i64::MAX));
-        self.policy_failures.set(i64::try_from(readings.policy_reload_failures).unwrap_or(i64::MAX));
+        self.policy_reloads.inner().store(readings.policy_reloads, Ordering::Relaxed);
+        self.policy_failures.inner().store(readings.policy_reload_failures, Ordering::Relaxed);
         self.nodes.set(readings.nodes);
         self.revocation_lag.set(readings.revocation_lag.as_secs_f64());
         let mut text = String::new();
@@ -248,6 +263,8 @@ mod tests {
             "portcullis_audit_oldest_pending_seconds 0",
             "portcullis_policy_info{digest=\"abc\"} 1",
             "portcullis_policy_reloads_total 0",
+            "portcullis_config_reloads_total 0",
+            "portcullis_config_reload_failures_total 0",
             "portcullis_policy_reload_failures_total 0",
             "portcullis_nodes 0",
             "portcullis_revocation_lag_seconds 0",

@@ -15,7 +15,7 @@ pub enum Origin {
 }
 
 /// An account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Account {
     /// Unique over all kinds of principals.
     pub name: Username,

@@ -1,12 +1,19 @@
 //! Identifiers and unguessable strings.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderValue;
 use serde::{Serialize, Serializer};
 
 use super::Timestamp;
+
+thread_local! {
+    /// Random numbers for ids, drawn many at a time: one call of the generator costs as much as the rest of an id.
+    static STOCK: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The id of one request: a ULID, 26 characters, ordered by time. Also the `X-Request-Id` of its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,13 +22,26 @@ pub struct RequestId(ulid::Ulid);
 impl RequestId {
     /// A new id for a request that began at `now`.
     pub fn new(now: Timestamp) -> Self {
-        let random = u128::from_le_bytes(random_bytes::<16>());
+        let random = STOCK.with_borrow_mut(|stock| {
+            if stock.is_empty() {
+                let fresh = random_bytes::<{ 64 * 16 }>();
+                stock.extend(fresh.as_chunks().0.iter().copied().map(u128::from_le_bytes));
+            }
+            stock.pop().unwrap_or_else(|| u128::from_le_bytes(random_bytes::<16>()))
+        });
         Self(ulid::Ulid::from_parts(u64::try_from(now.micros() / 1000).unwrap_or(0), random))
     }
 
     /// Reads the 26 characters.
     pub fn parse(text: &str) -> Option<Self> {
         ulid::Ulid::from_string(text).ok().map(Self)
+    }
+
+    /// The 26 characters as a header's value.
+    pub fn header_value(self) -> HeaderValue {
+        let mut text = [0; ulid::ULID_LEN];
+        HeaderValue::from_str(self.0.array_to_str(&mut text))
+            .unwrap_or_else(|_| HeaderValue::from_static("-"))
     }
 
     /// The sixteen bytes, for the write-ahead log.

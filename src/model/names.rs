@@ -16,6 +16,11 @@ pub enum NameError {
     /// Role names.
     #[error("`{0}` is not a role name: 1 to 64 letters, digits and `_` `.` `:` `/` `-`")]
     Role(String),
+    /// Roles that look like operators'.
+    #[error(
+        "`{0}` is no operator's role; there are portcullis:viewer, portcullis:operator and portcullis:administrator"
+    )]
+    Operator(String),
     /// Names that mean something else already.
     #[error("`{0}` is reserved and cannot name an account")]
     Reserved(String),
@@ -96,6 +101,19 @@ impl RoleName {
         Arc::clone(&self.0)
     }
 
+    /// Fails for a role that looks like an operator's and is none: whoever gave it meant something that it does not do.
+    ///
+    /// # Errors
+    /// With the roles that there are.
+    pub fn check_operator(&self) -> Result<(), NameError> {
+        let known =
+            matches!(self.as_str(), "portcullis:viewer" | "portcullis:operator" | "portcullis:administrator");
+        if self.is_operator() && !known {
+            return Err(NameError::Operator(self.to_string()));
+        }
+        Ok(())
+    }
+
     /// Roles of operators (`portcullis:viewer`, `:operator`, `:administrator`): given by `user set` or the accounts file alone.
     pub fn is_operator(&self) -> bool {
         self.0.starts_with("portcullis:")
@@ -137,5 +155,8 @@ mod tests {
         assert!(RoleName::parse("x,admin").is_err());
         assert!(RoleName::parse("sales-eu").is_ok());
         assert!(RoleName::parse("portcullis:viewer").is_ok_and(|r| r.is_operator()));
+        assert!(RoleName::parse("portcullis:viewer").is_ok_and(|r| r.check_operator().is_ok()));
+        assert!(RoleName::parse("portcullis:root").is_ok_and(|r| r.check_operator().is_err()));
+        assert!(RoleName::parse("reader").is_ok_and(|r| r.check_operator().is_ok()));
     }
 }

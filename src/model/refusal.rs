@@ -17,8 +17,6 @@ pub enum RefusalKind {
     InvalidToken,
     /// 401: authenticated, but not strongly or recently enough (RFC 9470).
     StepUpRequired,
-    /// 401: a second factor is needed at sign-in.
-    OtpRequired,
     /// 403: the policy does not allow it.
     Forbidden,
     /// 403: a browser's session used from another site.
@@ -66,7 +64,6 @@ impl RefusalKind {
             Self::Unauthenticated => "unauthenticated",
             Self::InvalidToken => "invalid-token",
             Self::StepUpRequired => "step-up-required",
-            Self::OtpRequired => "otp-required",
             Self::Forbidden => "forbidden",
             Self::CrossSite => "cross-site",
             Self::NoRoute => "no-route",
@@ -92,9 +89,7 @@ impl RefusalKind {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NotCanonical | Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::Unauthenticated | Self::InvalidToken | Self::StepUpRequired | Self::OtpRequired => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::Unauthenticated | Self::InvalidToken | Self::StepUpRequired => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::CrossSite => StatusCode::FORBIDDEN,
             Self::NoRoute | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -122,7 +117,6 @@ impl RefusalKind {
             Self::Unauthenticated => "sign in first",
             Self::InvalidToken => "the token is not valid",
             Self::StepUpRequired => "a stronger or more recent sign-in is needed",
-            Self::OtpRequired => "a one-time code is needed",
             Self::Forbidden => "not allowed",
             Self::CrossSite => "not allowed from another site",
             Self::NoRoute | Self::NotFound => "not found",
@@ -159,6 +153,8 @@ pub struct Refusal {
     /// What `WWW-Authenticate` says besides the scheme, for 401 (RFC 6750 §3, RFC 9470 §3), for example
     /// `error="invalid_token"`.
     pub challenge: Option<String>,
+    /// The request brought a session cookie that counts as absent and is to be cleared.
+    pub clear_cookie: bool,
 }
 
 impl Refusal {
@@ -170,7 +166,7 @@ impl Refusal {
             }
             _ => None,
         };
-        Self { kind, detail: detail.into(), retry_after, allow: None, challenge: None }
+        Self { kind, detail: detail.into(), retry_after, allow: None, challenge: None, clear_cookie: false }
     }
 
     /// The same with `Retry-After`.
@@ -178,5 +174,26 @@ impl Refusal {
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The texts between `before` and the next quotation mark or backquote.
+    fn named(text: &str, before: &str) -> Vec<String> {
+        let after = text.split(before).skip(1);
+        after.filter_map(|rest| rest.split(['"', '`']).next()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_name_is_documented_and_no_other() {
+        let source = include_str!("refusal.rs").split("pub const fn status").next().unwrap();
+        let names: BTreeSet<_> = named(source, "=> \"").into_iter().collect();
+        assert!(names.len() > 20 && names.contains("not-canonical"), "{names:?}");
+        let documented = named(include_str!("../../docs/problems.md"), "\n| `");
+        assert_eq!(documented.iter().cloned().collect::<BTreeSet<_>>(), names);
+        assert_eq!(documented.len(), names.len(), "each once");
     }
 }

@@ -27,6 +27,12 @@ impl<T: Zeroize + AsRef<[u8]>> Secret<T> {
     }
 }
 
+impl<T: Zeroize + AsRef<[u8]>> PartialEq for Secret<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.equals(other.0.as_ref())
+    }
+}
+
 impl<T: Zeroize> Drop for Secret<T> {
     fn drop(&mut self) {
         self.0.zeroize();

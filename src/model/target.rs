@@ -129,9 +129,7 @@ impl CanonicalPath {
             text.push('/');
             read_segment(segment, &mut text, &mut decoded, &mut encoded)?;
             let decoded = std::str::from_utf8(&decoded).map_err(|_| NotCanonical("the path is not UTF-8"))?;
-            if decoded.split('/').any(is_dots) {
-                return Err(NotCanonical("the path has a dot segment"));
-            }
+            check_decoded(decoded, segments.peek().is_none())?;
         }
         Ok((Self(text.into()), encoded))
     }
@@ -145,6 +143,31 @@ impl CanonicalPath {
     pub fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
     }
+}
+
+/// What a segment must not be after one decoding: whoever decodes an encoded slash or percent must find no other path.
+fn check_decoded(segment: &str, last: bool) -> Result<(), NotCanonical> {
+    if segment.contains('/') {
+        let mut parts = segment.split('/').peekable();
+        while let Some(part) = parts.next() {
+            if part.is_empty() && (!last || parts.peek().is_some()) {
+                return Err(NotCanonical("an encoded slash makes an empty segment"));
+            }
+        }
+    }
+    if segment.split('/').any(is_dots) {
+        return Err(NotCanonical("the path has a dot segment"));
+    }
+    if segment.split('%').skip(1).any(is_encoded_twice) {
+        return Err(NotCanonical("the path is encoded twice"));
+    }
+    Ok(())
+}
+
+/// True for what follows a percent sign that a second decoding would turn into a dot, slash, backslash, NUL or percent.
+fn is_encoded_twice(after: &str) -> bool {
+    let digits = after.get(..2).unwrap_or_default();
+    ["2e", "2f", "5c", "00", "25"].iter().any(|octet| digits.eq_ignore_ascii_case(octet))
 }
 
 /// `.` and `..`, also before a `;`: servers that know path parameters cut there first.
@@ -219,8 +242,16 @@ fn hex_digit(value: u8) -> char {
 pub struct Encoded {
     /// `%2F`: `allow_encoded = ["slash"]`. An encoded backslash has no such way; it is always refused.
     pub slash: bool,
-    /// `%25`: `allow_encoded = ["percent"]`. With it every double encoding: `%252e` holds a `%25`.
+    /// `%25`: `allow_encoded = ["percent"]`. What a second decoding would turn into a dot, slash, backslash, NUL or
+    /// percent (`%252e`) has no such way.
     pub percent: bool,
+}
+
+impl Encoded {
+    /// True when a route's consent is needed.
+    pub const fn any(self) -> bool {
+        self.slash || self.percent
+    }
 }
 
 /// What is asked for: the one text that everyone reads.
@@ -254,6 +285,9 @@ impl Target {
     ) -> Result<Self, NotCanonical> {
         if method == Method::CONNECT {
             return Err(NotCanonical("the request target is an authority"));
+        }
+        if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+            return Err(NotCanonical("the request target is neither http nor https"));
         }
         let Some(path_and_query) = uri.path_and_query() else {
             return Err(NotCanonical("the request target has no path"));
@@ -407,6 +441,17 @@ mod tests {
             "/a\n",
             "/a#b",
             "/a?b",
+            "/%252e%252e/a",
+            "/a%252Fb",
+            "/a%255cb",
+            "/a%2500",
+            "/a%2525",
+            "/a%25%32%66b",
+            "/a%2fb%252e",
+            "/%2Fa",
+            "/a%2F%2Fb",
+            "/a%2F/b",
+            "/a%2F%2F",
         ] {
             assert!(path(raw).is_err(), "{raw}");
         }
@@ -418,8 +463,8 @@ mod tests {
         assert_eq!((text.as_str(), encoded), ("/a%2Fb", Encoded { slash: true, percent: false }));
         let (text, encoded) = CanonicalPath::parse("/100%25").unwrap();
         assert_eq!((text.as_str(), encoded), ("/100%25", Encoded { slash: false, percent: true }));
-        let (text, encoded) = CanonicalPath::parse("/%252e%252E").unwrap();
-        assert_eq!((text.as_str(), encoded.percent), ("/%252e%252E", true));
+        let (text, encoded) = CanonicalPath::parse("/%2561").unwrap();
+        assert_eq!((text.as_str(), encoded.percent), ("/%2561", true));
         assert_eq!(CanonicalPath::parse("/a").unwrap().1, Encoded::default());
     }
 
@@ -495,6 +540,7 @@ mod tests {
         assert!(request("http://b/a", &["a"]).is_err());
         assert!(request("http://a:8080/a", &["a"]).is_err());
         assert!(request("http://u@a/a", &["a"]).is_err());
+        assert!(request("ftp://a/b", &["a"]).is_err());
         assert!(request("*", &["a"]).is_err());
         assert!(request("a:80", &["a:80"]).is_err());
     }
@@ -555,6 +601,17 @@ mod tests {
                 prop_assert_eq!(encoded.slash, once.as_str().contains("%2F"));
                 prop_assert_eq!(encoded.percent, once.as_str().contains("%25"));
                 prop_assert!(Target::from_parts("GET", "a", once.as_str(), true).is_ok());
+                // Whoever decodes once more, or twice, finds the segments that were authorized, and a plain path.
+                let decode = |text: &str| {
+                    percent_encoding::percent_decode_str(text).decode_utf8().map(|text| text.into_owned())
+                };
+                let decoded = decode(once.as_str()).unwrap();
+                prop_assert!(!decoded.contains("//") && decoded.split('/').all(|segment| !is_dots(segment)));
+                let bytes: Vec<u8> = percent_encoding::percent_decode_str(&decoded).collect();
+                let count = |of: &[u8], wanted: u8| of.iter().filter(|byte| **byte == wanted).count();
+                for special in *b"/.\\\0" {
+                    prop_assert_eq!(count(&bytes, special), count(decoded.as_bytes(), special));
+                }
             }
         }
 

@@ -1,4 +1,4 @@
-//! Who calls an OAuth endpoint: a `[[client]]` with its secret, by Basic or in the form, or a public client by name;
+//! Who calls an OAuth endpoint: a `[[client]]` with its secret, by Basic or in the form, or the built-in public client;
 //! and the error answers of RFC 6749 §5.2.
 
 use actix_web::HttpResponse;
@@ -6,18 +6,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 
-use crate::config::Config;
 use crate::http::Services;
 use crate::http::answer::own;
 use crate::http::body::Parameters;
 use crate::http::caller::only;
+use crate::identify::SignInError;
 use crate::model::{Principal, Refusal, RefusalKind, RequestId};
 
 /// The public client of our own sign-ins, assumed when no client is named.
 pub const BUILT_IN: &str = "portcullis";
 
 /// An error of RFC 6749 §5.2.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OauthError {
     /// `invalid_grant`, …
     pub error: &'static str,
@@ -27,17 +27,29 @@ pub struct OauthError {
     pub status: u16,
     /// 401 after `Authorization: Basic`.
     pub basic: bool,
+    /// Seconds for `Retry-After`.
+    pub retry_after: Option<u32>,
 }
 
 impl OauthError {
     /// 400.
     pub const fn new(error: &'static str, description: &'static str) -> Self {
-        Self { error, description, status: 400, basic: false }
+        Self { error, description, status: 400, basic: false, retry_after: None }
     }
 
     /// 503: try again.
     pub const fn unavailable() -> Self {
-        Self { error: "temporarily_unavailable", description: "try again shortly", status: 503, basic: false }
+        Self {
+            status: 503,
+            retry_after: Some(1),
+            ..Self::new("temporarily_unavailable", "try again shortly")
+        }
+    }
+
+    /// 429: too many wrong secrets.
+    pub const fn too_often(seconds: u32) -> Self {
+        let error = Self::new("temporarily_unavailable", "too many wrong secrets; wait");
+        Self { status: 429, retry_after: Some(seconds), ..error }
     }
 
     /// What a refusal is in OAuth's words.
@@ -54,16 +66,19 @@ impl OauthError {
     }
 
     const fn invalid_client(basic: bool) -> Self {
-        Self { error: "invalid_client", description: "unknown client or wrong secret", status: 401, basic }
+        Self { status: 401, basic, ..Self::new("invalid_client", "unknown client or wrong secret") }
     }
 
     /// The audit's `reason`.
     pub fn reason(&self) -> &'static str {
         let kind = match (self.status, self.error) {
             (503, _) => RefusalKind::StoreUnavailable,
+            (429, _) => RefusalKind::RateLimited,
+            (413, _) => RefusalKind::TooLarge,
             (500.., _) => RefusalKind::Internal,
             (_, "invalid_client") => RefusalKind::Unauthenticated,
             (_, "invalid_grant" | "invalid_token") => RefusalKind::InvalidToken,
+            (403, _) => RefusalKind::CrossSite,
             (_, "unauthorized_client" | "invalid_scope") => RefusalKind::Forbidden,
             _ => RefusalKind::BadRequest,
         };
@@ -75,10 +90,11 @@ impl OauthError {
         let mut builder = own(self.status, id);
         if self.status == 401 {
             let scheme = if self.basic { "Basic" } else { "Bearer" };
-            builder.insert_header(("www-authenticate", format!("{scheme} realm=\"portcullis\"")));
+            let error = if self.error == "invalid_token" { ", error=\"invalid_token\"" } else { "" };
+            builder.insert_header(("www-authenticate", format!("{scheme} realm=\"portcullis\"{error}")));
         }
-        if self.status == 503 {
-            builder.insert_header(("retry-after", "1"));
+        if let Some(seconds) = self.retry_after {
+            builder.insert_header(("retry-after", seconds.to_string()));
         }
         let body = serde_json::json!({ "error": self.error, "error_description": self.description });
         builder.insert_header(("content-type", "application/json")).body(body.to_string())
@@ -90,7 +106,7 @@ impl OauthError {
 pub struct Caller {
     /// The client's id.
     pub id: String,
-    /// The principal of a client that proved its secret; `None` for a public client.
+    /// The principal of a client that proved its secret; `None` for the built-in one, which proves nothing.
     pub principal: Option<Principal>,
 }
 
@@ -138,8 +154,12 @@ fn form_decoded(text: &str) -> Option<String> {
 /// The client, proved.
 ///
 /// # Errors
-/// `invalid_client` when it is unknown, its secret is wrong, or a secret is missing.
-pub fn authenticate(services: &Services, config: &Config, claimed: &Claimed) -> Result<Caller, OauthError> {
+/// `invalid_client` when it is unknown, its secret is wrong, or a secret is missing; 429 after too many wrong ones.
+pub async fn authenticate(
+    services: &Services,
+    claimed: &Claimed,
+    client_ip: std::net::IpAddr,
+) -> Result<Caller, OauthError> {
     let wrong = OauthError::invalid_client(claimed.basic);
     let id = claimed.id.as_deref().unwrap_or(BUILT_IN);
     if id == BUILT_IN {
@@ -150,13 +170,15 @@ pub fn authenticate(services: &Services, config: &Config, claimed: &Claimed) -> 
     }
     match &claimed.secret {
         Some(secret) => {
-            let principal = services.identifier.client(id, secret).ok_or(wrong)?;
+            let proved = services.identifier.client(id, secret, client_ip).await;
+            let principal = proved.map_err(|error| match error {
+                SignInError::TooOften { retry_after } => OauthError::too_often(retry_after),
+                SignInError::Store(_) | SignInError::Overloaded => OauthError::unavailable(),
+                SignInError::Wrong => wrong,
+            })?;
             Ok(Caller { id: id.to_owned(), principal: Some(principal) })
         }
-        None => {
-            let public = config.clients.iter().any(|client| client.id == id && client.secret.is_none());
-            if public { Ok(Caller { id: id.to_owned(), principal: None }) } else { Err(wrong) }
-        }
+        None => Err(wrong),
     }
 }
 

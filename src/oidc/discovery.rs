@@ -1,38 +1,26 @@
 //! `jwks.json` and the discovery documents: only what exists.
 
 use actix_web::{HttpResponse, web};
-use url::Url;
 
 use crate::config::{Config, SigningAlgorithm};
 use crate::http::answer::own;
 use crate::http::{Caller, Services};
 
-/// The published keys. A verifier may keep them for a minute: a new key is published long before it signs.
+/// The published keys. Like every own answer it is not for caches on the way, which would keep a withdrawn key.
 pub async fn jwks(caller: Caller, services: web::Data<Services>) -> HttpResponse {
-    own(200, caller.request_id)
-        .insert_header(("cache-control", "public, max-age=60"))
-        .insert_header(("content-type", "application/json"))
-        .body(services.keys.jwks())
+    own(200, caller.request_id).insert_header(("content-type", "application/json")).body(services.keys.jwks())
 }
 
 /// Both discovery documents.
 pub async fn document(caller: Caller, services: web::Data<Services>) -> HttpResponse {
     let config = services.config.load();
     let body = metadata(services.tokens.issuer(), &config);
-    own(200, caller.request_id)
-        .insert_header(("cache-control", "public, max-age=60"))
-        .insert_header(("content-type", "application/json"))
-        .body(body.to_string())
+    own(200, caller.request_id).insert_header(("content-type", "application/json")).body(body.to_string())
 }
 
 fn metadata(issuer: &str, config: &Config) -> serde_json::Value {
-    let at = |path: &str| {
-        let mut url: Url = config.listen.public_url.clone();
-        url.set_path(path);
-        url.set_query(None);
-        url.to_string()
-    };
-    let mut grants = vec!["refresh_token"];
+    let at = |path: &str| config.listen.endpoint_url(path).to_string();
+    let mut grants = vec!["refresh_token", super::token::SESSION];
     if config
         .clients
         .iter()
@@ -52,10 +40,10 @@ fn metadata(issuer: &str, config: &Config) -> serde_json::Value {
     let methods = ["none", "client_secret_basic", "client_secret_post"];
     serde_json::json!({
         "issuer": issuer,
-        "jwks_uri": at("/.well-known/jwks.json"),
-        "token_endpoint": at("/auth/token"),
+        "jwks_uri": config.listen.public("/.well-known/jwks.json").to_string(),
+        "token_endpoint": at("/token"),
         "token_endpoint_auth_methods_supported": methods,
-        "revocation_endpoint": at("/auth/revoke"),
+        "revocation_endpoint": at("/revoke"),
         "revocation_endpoint_auth_methods_supported": methods,
         "grant_types_supported": grants,
         "response_types_supported": [],

@@ -5,12 +5,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::client::{self, OauthError};
 use super::token::form;
 use crate::http::answer::own;
-use crate::http::caller::{headers, only};
+use crate::http::caller::{bearer_token, headers, only};
 use crate::http::event::{Happened, record};
 use crate::http::{Caller, Services};
 use crate::model::{AuthMethod, Principal, PrincipalKind};
-use crate::portal::logout::bearer_token;
-use crate::record::Kind;
+use crate::record::{Kind, Outcome};
 use crate::tokens::{Holder, TokenError};
 
 /// The endpoint: 200 for a token that is revoked now, was before, or never existed (RFC 7009 §2.2).
@@ -22,7 +21,21 @@ pub async fn revoke(
 ) -> HttpResponse {
     match revoked(&services, &caller, &request, payload).await {
         Ok(()) => own(200, caller.request_id).finish(),
-        Err(error) => error.answer(caller.request_id),
+        Err(error) => {
+            let ours = error.status >= 500;
+            let happened = Happened {
+                kind: Kind::Token,
+                outcome: if ours { Outcome::Error } else { Outcome::Deny },
+                reason: Some(error.reason()),
+                principal: None,
+                auth: Some("revoke"),
+                status: error.status,
+            };
+            match record(&services, &caller, &request, &happened).await {
+                Ok(()) => error.answer(caller.request_id),
+                Err(_) => OauthError::unavailable().answer(caller.request_id),
+            }
+        }
     }
 }
 
@@ -47,8 +60,8 @@ async fn revoked(
             services.tokens.revoke(token, Holder::Subject(&verified.principal.name)).await
         }
         None => {
-            let config = services.config.load_full();
-            let client = client::authenticate(services, &config, &client::claimed(&headers, &form)?)?;
+            let claimed = client::claimed(&headers, &form)?;
+            let client = client::authenticate(services, &claimed, caller.client_ip).await?;
             services.tokens.revoke(token, Holder::Client(&client.id)).await
         }
     };

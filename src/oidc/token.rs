@@ -1,4 +1,5 @@
-//! `POST /auth/token`: `refresh_token` and `client_credentials` (RFC 6749 §6, §4.4).
+//! `POST /auth/token`: `refresh_token` and `client_credentials` (RFC 6749 §6, §4.4), and an access token for a browser that
+//! has a session.
 
 use std::sync::Arc;
 
@@ -6,15 +7,19 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::client::{self, BUILT_IN, OauthError};
 use crate::accounts::AccountError;
-use crate::http::answer::json;
+use crate::http::answer::{json, token_body};
 use crate::http::body::{self, Media, Parameters};
 use crate::http::caller::headers;
+use crate::http::cookies;
 use crate::http::event::{Happened, record};
+use crate::http::origin::{Site, site};
 use crate::http::{Caller, Services};
 use crate::model::{Principal, PrincipalKind, Refusal, RefusalKind};
-use crate::portal::login::token_body;
 use crate::record::{Kind, Outcome};
 use crate::tokens::{Issued, TokenError};
+
+/// The grant of a browser with a session on the host of `public_url`: an extension grant (RFC 6749 §4.5).
+pub const SESSION: &str = "urn:portcullis:grant-type:session";
 
 /// The endpoint.
 pub async fn token(
@@ -49,26 +54,38 @@ async fn answer(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<Issued, OauthError> {
-    let form = form(request, payload).await?;
-    let (method, result, principal) = match form.get("grant_type") {
-        None => return Err(OauthError::new("invalid_request", "grant_type is missing")),
-        Some("refresh_token") => ("refresh", refresh(services, request, &form).await, None),
-        Some("client_credentials") => match client_credentials(services, request, &form).await {
-            Ok((issued, principal)) => ("client", Ok(issued), Some(principal)),
-            Err(error) => ("client", Err(error), None),
-        },
-        Some(_) => return Err(OauthError::new("unsupported_grant_type", "not a grant of this server")),
+    let form = form(request, payload).await;
+    let grant = form.as_ref().ok().and_then(|form| form.get("grant_type"));
+    let granted = |(issued, principal)| (issued, Some(principal));
+    let (method, result) = match (&form, grant) {
+        (Err(error), _) => (None, Err(error.clone())),
+        (Ok(_), None) => (None, Err(OauthError::new("invalid_request", "grant_type is missing"))),
+        (Ok(form), Some("refresh_token")) => {
+            let issued = refresh(services, caller, request, form).await;
+            (Some("refresh"), issued.map(|issued| (issued, None)))
+        }
+        (Ok(form), Some("client_credentials")) => {
+            (Some("client"), client_credentials(services, caller, request, form).await.map(granted))
+        }
+        (Ok(form), Some(SESSION)) => {
+            (Some("session"), session(services, caller, request, form).await.map(granted))
+        }
+        (Ok(_), Some(_)) => {
+            (None, Err(OauthError::new("unsupported_grant_type", "not a grant of this server")))
+        }
     };
     let error = match result {
-        Ok(issued) => {
+        Ok((issued, principal)) => {
             let principal = match principal {
                 Some(principal) => Arc::new(principal),
                 None => services
                     .tokens
                     .verify(&issued.access_token)
                     .map(|verified| Arc::clone(&verified.principal))
-                    .map_err(|_| OauthError::unavailable())?,
+                    // Among simultaneous uses another one may have ended the family meanwhile.
+                    .map_err(|error| token_error(&error))?,
             };
+            let method = method.unwrap_or_default();
             services.metrics.login(method, "ok");
             record(services, caller, request, &Happened::allowed(Kind::Token, &principal, method, 200))
                 .await
@@ -78,13 +95,20 @@ async fn answer(
         Err(error) => error,
     };
     let ours = error.status >= 500;
-    services.metrics.login(method, if ours { "error" } else { "wrong" });
+    if let Some(method) = method {
+        let result = match error.status {
+            429 => "limited",
+            _ if ours => "error",
+            _ => "wrong",
+        };
+        services.metrics.login(method, result);
+    }
     let happened = Happened {
         kind: Kind::Token,
         outcome: if ours { Outcome::Error } else { Outcome::Deny },
         reason: Some(error.reason()),
         principal: None,
-        auth: Some(method),
+        auth: method,
         status: error.status,
     };
     record(services, caller, request, &happened).await.map_err(|_| OauthError::unavailable())?;
@@ -93,14 +117,13 @@ async fn answer(
 
 async fn refresh(
     services: &Services,
+    caller: &Caller,
     request: &HttpRequest,
     form: &Parameters,
 ) -> Result<Issued, OauthError> {
-    let config = services.config.load_full();
     let claimed = client::claimed(&headers(request), form)?;
-    let client = client::authenticate(services, &config, &claimed)?;
-    let allowed = client.id == BUILT_IN || grants(&config, &client.id, "refresh_token");
-    if !allowed {
+    let client = client::authenticate(services, &claimed, caller.client_ip).await?;
+    if client.id != BUILT_IN {
         return Err(OauthError::new("unauthorized_client", "the client may not use refresh_token"));
     }
     let token =
@@ -114,12 +137,13 @@ async fn refresh(
 
 async fn client_credentials(
     services: &Services,
+    caller: &Caller,
     request: &HttpRequest,
     form: &Parameters,
 ) -> Result<(Issued, Principal), OauthError> {
     let config = services.config.load_full();
     let claimed = client::claimed(&headers(request), form)?;
-    let client = client::authenticate(services, &config, &claimed)?;
+    let client = client::authenticate(services, &claimed, caller.client_ip).await?;
     let refused = OauthError::new("unauthorized_client", "the client may not use client_credentials");
     let Some(principal) = client.principal else { return Err(refused) };
     if !grants(&config, &client.id, "client_credentials") {
@@ -139,6 +163,42 @@ async fn client_credentials(
         .await
         .map_err(|error| token_error(&error))?;
     Ok((issued, principal))
+}
+
+/// An access token in the browser's session, which ends it too; no refresh token, as the session is there to ask again.
+/// On the host of `public_url` alone: a token counts on every host, the cookie of another host on that one.
+async fn session(
+    services: &Services,
+    caller: &Caller,
+    request: &HttpRequest,
+    form: &Parameters,
+) -> Result<(Issued, Principal), OauthError> {
+    let config = services.config.load_full();
+    let headers = headers(request);
+    let claimed = client::claimed(&headers, form)?;
+    let client = client::authenticate(services, &claimed, caller.client_ip).await?;
+    if client.id != BUILT_IN {
+        return Err(OauthError::new("unauthorized_client", "the client may not use a session"));
+    }
+    let host = caller.target.host.name();
+    if config.listen.public_url.host_str() != Some(host) {
+        return Err(OauthError::new("invalid_request", "ask on the host of public_url"));
+    }
+    if site(&headers, &caller.origin()) != Site::Own {
+        let error =
+            OauthError::new("access_denied", "only a page of this origin gets it: Sec-Fetch-Site or Origin");
+        return Err(OauthError { status: 403, ..error });
+    }
+    let cookie = cookies::read(request, cookies::Kind::Session, cookies::secure(&config));
+    let found = match cookie {
+        Some(cookie) => services.identifier.session_of(&cookie, host).await,
+        None => Ok(None),
+    };
+    let found = found.map_err(|_| OauthError::unavailable())?;
+    let session = found.ok_or(OauthError::new("invalid_grant", "there is no session: sign in first"))?;
+    let principal = Principal::clone(&session.principal);
+    let issued = services.tokens.issue(&principal, BUILT_IN, &[], false).await;
+    Ok((issued.map_err(|error| token_error(&error))?, principal))
 }
 
 fn grants(config: &crate::config::Config, id: &str, grant: &str) -> bool {

@@ -2,9 +2,8 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::login::{token_body, token_refusal};
 use crate::accounts::AccountError;
-use crate::http::answer::{json, problem};
+use crate::http::answer::{json, problem, store_refusal, token_body, token_refusal};
 use crate::http::event::{Happened, record};
 use crate::http::{Caller, Services};
 use crate::model::{Principal, Refusal, RefusalKind};
@@ -76,7 +75,7 @@ fn principal(services: &Services, caller: &Caller) -> Result<Principal, Refusal>
 async fn admitted(services: &Services, principal: Principal) -> Result<Principal, Refusal> {
     match services.directory.admit(&principal.name, principal.kind).await {
         Ok(()) => Ok(principal),
-        Err(AccountError::Store(error)) => Err(super::carry::store(error)),
+        Err(AccountError::Store(error)) => Err(store_refusal(error)),
         Err(error) => Err(Refusal::new(RefusalKind::Forbidden, error.to_string())),
     }
 }

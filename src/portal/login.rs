@@ -3,32 +3,33 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
-use super::carry::{self, Destination};
-use super::pages::{self, STYLE, SignIn, Way};
-use crate::http::answer::{json, problem};
+use super::carry;
+use super::pages::{self, SignIn, Way};
+use crate::http::answer::{json, problem, token_body, token_refusal};
 use crate::http::body::{self, Media, Parameters};
 use crate::http::caller::headers;
 use crate::http::event::{Happened, record};
+use crate::http::landing::{Destination, landing};
 use crate::http::origin::{Site, site};
+use crate::http::page::{Page, STYLE};
 use crate::http::{Caller, Services, cookies, csrf};
 use crate::identify::SignInError;
 use crate::model::{Principal, Refusal, RefusalKind, random_token};
 use crate::record::Kind;
-use crate::tokens::{Issued, TokenError};
 
 const WRONG: &str = "The user name or the password is not right. Check both and try again.";
 const TOO_OFTEN: &str = "Too many tries. Wait a moment and try again.";
 const BUSY: &str = "Signing in is not possible at this moment. Try again shortly.";
-const EXPIRED: &str = "This page was open for too long. Try again.";
+const EXPIRED: &str = "This page was open for too long, or the browser keeps no cookies. Try again.";
 
-/// The page; a browser that is signed in already and comes for another host is sent on at once.
+/// The page; a browser that is signed in on this host and comes for another one is sent on at once.
 pub async fn page(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> HttpResponse {
     let query = match Parameters::parse(request.query_string().as_bytes()) {
         Ok(query) => query,
         Err(refusal) => return problem(&refusal, caller.request_id),
     };
     let destination = Destination::read(&services, &caller, &query);
-    if destination.carry.is_some() && query.get("prompt") != Some("login") {
+    if destination.elsewhere() && query.get("prompt") != Some("login") {
         match carry::send_on(&services, &caller, &request, &destination).await {
             Ok(Some(answer)) => return answer,
             Ok(None) => {}
@@ -99,11 +100,17 @@ async fn person(
     let destination = Destination::read(services, caller, &form);
     let username = form.get("username").unwrap_or_default();
     if site(&headers(request), &caller.origin()) == Site::Other {
-        return Err(Refusal::new(RefusalKind::CrossSite, "the sign-in form was sent from another site"));
+        let refusal = Refusal::new(RefusalKind::CrossSite, "the sign-in form was sent from another site");
+        record(services, caller, request, &Happened::refused(Kind::Login, &refusal, None, "password"))
+            .await?;
+        return Err(refusal);
     }
     let secure = cookies::secure(&services.config.load());
     let before = cookies::read(request, cookies::Kind::Before, secure);
     if !csrf::matches(&csrf::key(&services.keys), before.as_deref(), form.get("csrf")) {
+        let refusal = Refusal::new(RefusalKind::CrossSite, "the form is not of a page that this browser has");
+        record(services, caller, request, &Happened::refused(Kind::Login, &refusal, None, "password"))
+            .await?;
         return Ok(render(services, caller, request, &destination, 403, Some(EXPIRED), username).finish());
     }
     let password = form.get("password").unwrap_or_default();
@@ -122,7 +129,9 @@ async fn person(
             return Ok(page.finish());
         }
     };
-    let answer = carry::landing(services, caller, request, principal, &destination, "password").await?;
+    let device = services.identifier.device_cookie(&principal.name);
+    let mut answer = landing(services, caller, request, principal, &destination, "password").await?;
+    cookies::append(&mut answer, &cookies::set(cookies::Kind::Device, &device, secure));
     services.metrics.login("password", "ok");
     Ok(answer)
 }
@@ -135,7 +144,10 @@ async fn check(
     username: &str,
     password: &str,
 ) -> Result<Principal, Refusal> {
-    let error = match services.identifier.password(username, password, caller.client_ip).await {
+    let secure = cookies::secure(&services.config.load());
+    let device = cookies::read(request, cookies::Kind::Device, secure);
+    let tried = services.identifier.password_on(username, password, caller.client_ip, device.as_deref());
+    let error = match tried.await {
         Ok(principal) => return Ok(principal),
         Err(error) => error,
     };
@@ -170,30 +182,6 @@ async fn check(
     Err(refusal)
 }
 
-/// The JSON of a token answer (RFC 6749 §5.1).
-pub fn token_body(issued: &Issued) -> serde_json::Value {
-    let mut body = serde_json::json!({
-        "access_token": issued.access_token,
-        "token_type": "Bearer",
-        "expires_in": issued.expires_in.as_secs(),
-        "scope": issued.scope,
-    });
-    if let (Some(refresh), Some(members)) = (&issued.refresh_token, body.as_object_mut()) {
-        members.insert("refresh_token".to_owned(), refresh.as_str().into());
-    }
-    body
-}
-
-/// What a failure of the token service is for the client.
-pub fn token_refusal(error: &TokenError) -> Refusal {
-    let kind = match error {
-        TokenError::Invalid(_) => RefusalKind::InvalidToken,
-        TokenError::Unknown | TokenError::Store(_) => RefusalKind::StoreUnavailable,
-        TokenError::Key(_) => RefusalKind::Internal,
-    };
-    Refusal::new(kind, error.to_string())
-}
-
 fn render(
     services: &Services,
     caller: &Caller,
@@ -202,7 +190,7 @@ fn render(
     status: u16,
     alert: Option<&str>,
     username: &str,
-) -> crate::http::answer::Page {
+) -> Page {
     let config = services.config.load();
     let secure = cookies::secure(&config);
     let before = cookies::read(request, cookies::Kind::Before, secure).unwrap_or_else(random_token::<16>);
@@ -213,11 +201,12 @@ fn render(
         .iter()
         .map(|provider| Way {
             label: provider.display_name.clone().unwrap_or_else(|| provider.name.clone()),
-            href: format!("/auth/sso/{}{}", provider.name, destination.query()),
+            href: config.listen.endpoint(&format!("/sso/{}{}", provider.name, destination.query())),
         })
         .collect();
     let page = SignIn {
         style: STYLE,
+        action: &config.listen.endpoint("/login"),
         site: site.unwrap_or_else(|| caller.target.host.name()),
         alert,
         csrf: &csrf,
@@ -232,28 +221,4 @@ fn render(
         &before,
         secure,
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn a_token_answer_has_the_members_of_rfc_6749() {
-        let mut issued = Issued {
-            access_token: "a".to_owned(),
-            refresh_token: Some("r".to_owned()),
-            expires_in: Duration::from_secs(300),
-            scope: String::new(),
-            sid: "s".to_owned(),
-            jti: "j".to_owned(),
-        };
-        assert_eq!(
-            token_body(&issued),
-            serde_json::json!({"access_token": "a", "token_type": "Bearer", "expires_in": 300, "refresh_token": "r", "scope": ""})
-        );
-        issued.refresh_token = None;
-        assert!(token_body(&issued).get("refresh_token").is_none());
-    }
 }

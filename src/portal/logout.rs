@@ -2,14 +2,13 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::carry::{append_cookie, store};
-use super::login::token_refusal;
 use super::pages;
-use crate::http::answer::{own, problem};
+use crate::http::answer::{own, problem, store_refusal, token_refusal};
 use crate::http::body::{self, Parameters};
-use crate::http::caller::{headers, only};
+use crate::http::caller::{bearer_token, headers, only};
 use crate::http::event::{Happened, record};
 use crate::http::origin::{Site, site};
+use crate::http::page::message;
 use crate::http::{Caller, Services, cookies, csrf};
 use crate::model::{Refusal, RefusalKind, random_token};
 use crate::record::Kind;
@@ -17,10 +16,11 @@ use crate::tokens::Holder;
 
 /// Asks first: a link or an image on another page signs nobody out.
 pub async fn page(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> HttpResponse {
-    let secure = cookies::secure(&services.config.load());
+    let config = services.config.load();
+    let secure = cookies::secure(&config);
     let before = cookies::read(&request, cookies::Kind::Before, secure).unwrap_or_else(random_token::<16>);
     let token = csrf::token(&csrf::key(&services.keys), &before);
-    pages::sign_out(caller.request_id, &token)
+    pages::sign_out(caller.request_id, &config.listen, &token)
         .cookie(&cookies::set(cookies::Kind::Before, &before, secure))
         .finish()
 }
@@ -57,7 +57,7 @@ async fn bearer(
     })?;
     match &verified.principal.sid {
         Some(sid) => {
-            services.sessions.revoke(sid).await.map_err(store)?;
+            services.sessions.revoke(sid).await.map_err(store_refusal)?;
         }
         None => {
             let holder = Holder::Subject(&verified.principal.name);
@@ -75,7 +75,8 @@ async fn browser(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Refusal> {
-    let secure = cookies::secure(&services.config.load());
+    let config = services.config.load_full();
+    let secure = cookies::secure(&config);
     let form = Parameters::parse(&body::read(payload).await?)?;
     let before = cookies::read(request, cookies::Kind::Before, secure);
     let meant = match site(&headers(request), &caller.origin()) {
@@ -88,30 +89,23 @@ async fn browser(
     }
     let host = caller.target.host.name();
     if let Some(cookie) = cookies::read(request, cookies::Kind::Session, secure)
-        && let Some(session) = services.sessions.find(&cookie, host).await.map_err(store)?
+        && let Some(session) = services.sessions.find(&cookie, host).await.map_err(store_refusal)?
     {
         // Everything of this sign-in first: when that fails, the person still has the session and can try again.
-        services.sessions.revoke(&session.sid).await.map_err(store)?;
-        services.sessions.end(&cookie).await.map_err(store)?;
+        services.sessions.revoke(&session.sid).await.map_err(store_refusal)?;
+        services.sessions.end(&cookie).await.map_err(store_refusal)?;
         let happened = Happened::allowed(Kind::Session, &session.principal, "session", 200);
         record(services, caller, request, &happened).await?;
     }
-    let mut answer = pages::message(
+    let mut answer = message(
         200,
         caller.request_id,
         "You are signed out",
         "You can close this page.",
-        Some(("/auth/login", "Sign in again")),
+        Some((&config.listen.endpoint("/login"), "Sign in again")),
     )
     .finish();
-    append_cookie(&mut answer, &cookies::clear(cookies::Kind::Session, secure));
-    append_cookie(&mut answer, &cookies::clear(cookies::Kind::Before, secure));
+    cookies::append(&mut answer, &cookies::clear(cookies::Kind::Session, secure));
+    cookies::append(&mut answer, &cookies::clear(cookies::Kind::Before, secure));
     Ok(answer)
-}
-
-/// The token of `Authorization: Bearer` (RFC 6750 §2.1).
-pub fn bearer_token(header: Option<&str>) -> Option<&str> {
-    let (scheme, token) = header?.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }

@@ -1,18 +1,15 @@
 //! The browser's door: the sign-in page, sign-in as JSON, sessions carried between hosts, certificates, sign-out.
 //! Registered by `http::routes`. One more page is a template in `pages.rs` and a handler beside these.
 
-pub(crate) mod carry;
+mod carry;
 mod certificate;
-pub(crate) mod login;
-pub(crate) mod logout;
+mod login;
+mod logout;
 mod pages;
 
 use actix_web::web;
 
 use crate::http::answer::other_methods;
-
-pub use carry::landing;
-pub use pages::message;
 
 /// The endpoints of this door.
 pub fn routes(config: &mut web::ServiceConfig) {

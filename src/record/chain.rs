@@ -22,7 +22,7 @@ pub struct Place<'a> {
 pub fn event(place: &Place<'_>, decision: &Decision<'_>, end: &End<'_>) -> (String, String) {
     let mut text = String::with_capacity(1024);
     let split = members(&mut text, place, decision, end);
-    let hash = hex::encode(Sha256::digest(text.as_bytes()));
+    let hash = hex_of(&Sha256::digest(text.as_bytes()));
     text.insert_str(split, &format!(",\"hash\":\"{hash}\""));
     (text, hash)
 }
@@ -158,9 +158,25 @@ fn text(out: &mut String, value: Option<&str>) {
     }
 }
 
+/// Lower-case hexadecimal digits, two a byte.
+fn hex_of(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        for half in [byte >> 4, byte & 15] {
+            text.push(char::from(if half < 10 { b'0' + half } else { b'a' - 10 + half }));
+        }
+    }
+    text
+}
+
 /// A JSON string as RFC 8785 §3.2.2.2 writes it.
 pub fn quote(out: &mut String, value: &str) {
     out.push('"');
+    if !value.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        out.push_str(value);
+        out.push('"');
+        return;
+    }
     for c in value.chars() {
         match c {
             '"' => out.push_str("\\\""),

@@ -4,11 +4,11 @@
 //! `codec` is the binary form, `segment` a mapped file, `ring` the files in order, `commit` the disk, `tail` and `chain`
 //! make events, `ship` moves them to the store. A new event kind is one variant of [`Kind`] and its name and code.
 
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -18,12 +18,15 @@ use crate::model::{SharedClock, Timestamp};
 use crate::store::AuditStore;
 
 mod chain;
+mod checkpoint;
 mod codec;
 mod commit;
 mod csv;
 mod event;
 mod filter;
 mod flood;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod ring;
 mod segment;
 mod shared;
@@ -34,11 +37,13 @@ mod tail;
 mod tests;
 mod verify;
 
+pub use checkpoint::{Checkpoint, Checkpoints, Signer};
 pub use csv::{csv_head, csv_line};
 pub use event::{Event, Kind, Outcome, RecordError};
 pub use filter::{Filter, line, printable};
-pub use verify::{Broken, canonical, verify, verify_from};
+pub use verify::{Broken, canonical, verify, verify_chain, verify_from};
 
+use checkpoint::Signing;
 use codec::End;
 use commit::Committer;
 use ring::Ring;
@@ -97,7 +102,9 @@ impl Recorder {
         let io = |error: std::io::Error| RecordError::Io(error.to_string());
         let dir = data_dir.join("audit");
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io)?;
-        let lock = File::create(dir.join("lock")).map_err(io)?;
+        let mut lock = OpenOptions::new();
+        let lock = lock.create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"));
+        let lock = lock.map_err(io)?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| RecordError::Io(format!("another process uses {}", dir.display())))?;
         let (mut state, known) = StateFile::open(&dir.join("state"), node).map_err(io)?;
@@ -108,6 +115,7 @@ impl Recorder {
         let mut shipped = known.unwrap_or_default();
         if fresh {
             shipped.seq = found.first_seq.saturating_sub(1);
+            shipped.floor = At::of(&shipped);
         }
         ring.next_seq = ring.next_seq.max(shipped.next_seq).max(shipped.seq + 1);
         let millis = u64::try_from(clock.now().micros() / 1000).unwrap_or(0);
@@ -138,6 +146,9 @@ impl Recorder {
             shipped: AtomicU64::new(shipped.seq),
             oldest: AtomicI64::new(i64::MAX),
             events: broadcast::Sender::new(1024),
+            flowing: AtomicBool::new(false),
+            room: Notify::new(),
+            signer: OnceLock::new(),
         });
         let (end, ended) = watch::channel(false);
         let committing = Arc::clone(&shared);
@@ -145,8 +156,16 @@ impl Recorder {
             .name("audit-commit".to_owned())
             .spawn(move || committing.committer.run(&committing.ring))
             .map_err(io)?;
-        let shipper =
-            Shipper { shared: Arc::clone(&shared), store, state, shipped, known: !fresh, small: false };
+        let shipper = Shipper {
+            shared: Arc::clone(&shared),
+            store,
+            state,
+            shipped,
+            known: !fresh,
+            stands: 0,
+            small: false,
+            checkpoints: Signing::default(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
         std::thread::Builder::new()
             .name("audit-ship".to_owned())
@@ -159,16 +178,26 @@ impl Recorder {
         Ok(Arc::new(Self { shared, ended }))
     }
 
+    /// From now on the chain's last event is signed whenever all is shipped, at most once a second. Only the first signer
+    /// counts.
+    pub fn sign_with(&self, signer: Signer) {
+        let _first = self.shared.signer.set(signer);
+        self.shared.wake.notify_one();
+    }
+
     /// A decision of a request: in the log (as `durability` says) when this returns.
     ///
     /// # Errors
     /// When it is not in the log; nothing may be done on its strength then.
     pub async fn begin(&self, event: &Event<'_>) -> Result<Pending, RecordError> {
-        let (local, written) = encoded(event, |decision| {
-            let mut ring = self.shared.ring();
-            let local = ring.decide(decision, event.time, event.privileged())?;
-            Ok((local, ring.written))
-        })?;
+        let decide = || {
+            encoded(event, |decision| {
+                let mut ring = self.shared.ring();
+                let local = ring.decide(decision, event.time, event.privileged())?;
+                Ok((local, ring.written))
+            })
+        };
+        let (local, written) = self.shared.with_room(decide).await?;
         let pending = Pending { shared: Arc::clone(&self.shared), local, time: event.time, finished: false };
         if self.shared.durable {
             self.shared.committer.wait(written).await?;
@@ -193,6 +222,16 @@ impl Recorder {
     pub async fn security(&self, event: &Event<'_>, status: Option<u16>) -> Result<(), RecordError> {
         let written = self.shared.write_finished(event, status, None)?;
         self.shared.committer.wait(written).await
+    }
+
+    /// The end of a stream whose decision is in the log already: written when this returns, on the disk soon after.
+    ///
+    /// # Errors
+    /// When it is not in the log.
+    pub fn stream(&self, event: &Event<'_>, status: u16, lasted: Duration) -> Result<(), RecordError> {
+        self.shared.write_finished(event, Some(status), u64::try_from(lasted.as_micros()).ok())?;
+        self.shared.committer.ask();
+        Ok(())
     }
 
     /// Events not yet in the store, and the age of the oldest.

@@ -286,6 +286,12 @@ impl Ring {
         self.live.back().map(|segment| segment.number())
     }
 
+    /// The number below which segments are to be freed so that half of them are free.
+    pub fn surplus(&self) -> u64 {
+        let over = self.live.len().saturating_sub(self.total / 2);
+        self.live.get(over).or(self.live.back()).map_or(0, |segment| segment.number())
+    }
+
     /// Makes the oldest segment free when its number is below `below`; the newest is never.
     pub fn recycle(&mut self, below: u64) {
         while self.live.len() > 1 && self.live.front().is_some_and(|segment| segment.number() < below) {

@@ -5,11 +5,12 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
 
+use super::checkpoint::Signer;
 use super::codec::{self, End};
 use super::commit::Committer;
 use super::flood::{Flood, Merged, Verdict};
@@ -18,6 +19,9 @@ use super::segment::Segment;
 use super::tail::Tail;
 use super::{Event, Outcome, RecordError};
 use crate::model::SharedClock;
+
+/// How long a decision waits for room in a full log.
+const ROOM: Duration = Duration::from_secs(1);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -51,6 +55,12 @@ pub struct Shared {
     /// Time of the oldest event that the store refused so far, microseconds.
     pub oldest: AtomicI64,
     pub events: broadcast::Sender<Arc<str>>,
+    /// The store took the last batch: a full log will soon have room again.
+    pub flowing: AtomicBool,
+    /// Told when there may be room.
+    pub room: Notify,
+    /// Signs checkpoints, once it is known.
+    pub signer: OnceLock<Signer>,
 }
 
 impl Shared {
@@ -71,6 +81,23 @@ impl Shared {
         if self.idle.swap(false, Ordering::SeqCst) {
             self.wake.notify_one();
         }
+    }
+
+    /// Writes, and when the log is full while events flow into the store, waits a little for room: whoever asks faster
+    /// than the store takes is slowed down, and refused only when that does not help.
+    pub async fn with_room<T>(&self, write: impl Fn() -> Result<T, RecordError>) -> Result<T, RecordError> {
+        let mut done = write();
+        let deadline = tokio::time::Instant::now() + ROOM;
+        while matches!(done, Err(RecordError::Full(_))) && self.flowing.load(Ordering::Acquire) {
+            let mut room = std::pin::pin!(self.room.notified());
+            // From here on it is told; what was freed before is seen by the next try.
+            room.as_mut().enable();
+            done = write();
+            if done.is_ok() || tokio::time::timeout_at(deadline, room).await.is_err() {
+                break;
+            }
+        }
+        done
     }
 
     pub async fn stopped(&self) {

@@ -7,18 +7,30 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::store::{AuditEntry, AuditStore, StoreError};
+use crate::store::{self, AuditEntry, AuditStore, StoreError};
 
 use super::Shared;
+use super::checkpoint::Signing;
 use super::segment::Segment;
 use super::state::{Shipped, StateFile};
-use super::tail::{At, Built, Tail};
+use super::tail::{At, Tail};
 
 /// Events per append.
-const BATCH: usize = 512;
+const BATCH: usize = 2048;
 /// How long events gather before they are shipped.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Ask the store where it stands.
+    Contact,
+    /// Ship on.
+    Ship,
+    /// Wait for more.
+    Rest,
+}
 
 /// What the thread owns.
 pub struct Shipper {
@@ -28,8 +40,12 @@ pub struct Shipper {
     pub shipped: Shipped,
     /// The state file existed.
     pub known: bool,
+    /// The last event that the store is known to have.
+    pub stands: u64,
     /// The log does not have all of its size.
     pub small: bool,
+    /// Signs where the chain stands.
+    pub checkpoints: Signing,
 }
 
 impl Shipper {
@@ -40,14 +56,18 @@ impl Shipper {
         loop {
             let stopping = self.shared.stop.load(Ordering::Acquire);
             self.shared.end_floods(stopping);
-            let step = if contacted { self.ship().await } else { self.contact().await.map(|()| true) };
+            let step = if contacted { self.ship().await } else { self.contact().await };
+            self.recycle();
+            self.shared.flowing.store(step.is_ok(), Ordering::Release);
+            self.shared.room.notify_waiters();
             match step {
-                Ok(more) => {
-                    contacted = true;
+                Ok(next) => {
+                    contacted = next != Step::Contact;
                     backoff = Duration::from_millis(50);
-                    if more {
+                    if next != Step::Rest {
                         continue;
                     }
+                    self.checkpoints.sign(&self.shared, &*self.store, &self.shipped, stopping).await;
                     if stopping {
                         break;
                     }
@@ -93,7 +113,7 @@ impl Shipper {
     }
 
     /// Learns where the store stands and sets the reader to go on after it.
-    async fn contact(&mut self) -> Result<(), StoreError> {
+    async fn contact(&mut self) -> Result<Step, StoreError> {
         let last = within(self.store.last(&self.shared.node)).await.inspect_err(|_| {
             let mut tail = self.shared.tail();
             let live = self.shared.live();
@@ -102,23 +122,27 @@ impl Shipper {
             self.shared.oldest.store(oldest, Ordering::Release);
         })?;
         let live = self.shared.live();
-        let ours = At::of(&self.shipped);
-        let tail = place(&self.shared.node, &live, &ours, last.as_ref(), self.known);
-        self.shipped = Shipped {
-            seq: tail.at.seq,
-            base: tail.at.base,
-            hash: tail.at.hash.clone(),
-            ..self.shipped.clone()
-        };
+        let tail = place(&self.shared.node, &live, &self.shipped, last.as_ref(), self.known);
+        self.stands = last.map_or(0, |entry| entry.seq);
+        if self.stands < tail.at.event() {
+            let (from, upto) = (self.stands + 1, tail.at.event());
+            tracing::error!(from, upto, "the audit store lost events that the log no longer has");
+        } else if tail.at.event() < At::of(&self.shipped).event() {
+            let (from, upto) = (self.stands + 1, At::of(&self.shipped).event());
+            tracing::error!(from, upto, "the audit store lost events; they are shipped again");
+        }
+        let At { seq, base, hash } = tail.at.clone();
+        self.shipped = Shipped { seq, base, hash, ..self.shipped.clone() };
+        self.shared.shipped.store(seq, Ordering::Release);
         self.known = true;
         *self.shared.tail() = tail;
         self.save(true);
-        Ok(())
+        Ok(Step::Ship)
     }
 
-    /// Ships one batch; whether there is more.
-    async fn ship(&mut self) -> Result<bool, StoreError> {
-        let (epoch, batch) = {
+    /// Ships one batch, if there is one.
+    async fn ship(&mut self) -> Result<Step, StoreError> {
+        let (epoch, entries, at) = {
             // Nothing is recycled while the tail is held, so these segments stay what they are.
             let mut tail = self.shared.tail();
             let live = self.shared.live();
@@ -126,15 +150,21 @@ impl Shipper {
             batch(&tail)
         };
         let written = self.shared.ring().written;
-        let oldest = batch.first().map_or(i64::MAX, |built| built.entry.time.micros());
+        let oldest = entries.first().map_or(i64::MAX, |entry| entry.time.micros());
         self.shared.oldest.store(oldest, Ordering::Release);
-        if let Some(last) = batch.last() {
-            let entries: Vec<AuditEntry> = batch.iter().map(|built| built.entry.clone()).collect();
+        let count = entries.len();
+        if let Some(at) = at {
             self.flush_first(written).await?;
-            within(self.store.append(&self.shared.node, epoch, &entries)).await?;
-            let At { seq, base, hash } = last.at.clone();
+            let shipped = self.store.append(&self.shared.node, epoch, self.stands, &entries);
+            if let store::Shipped::Behind(has) = within(shipped).await? {
+                let had = self.stands;
+                tracing::error!(had, has, "the audit store lost events");
+                return Ok(Step::Contact);
+            }
+            self.stands = at.event();
+            let At { seq, base, hash } = at;
             self.shipped = Shipped { seq, base, hash, ..self.shipped.clone() };
-            self.shared.tail().queue.drain(..batch.len());
+            self.shared.tail().queue.drain(..count);
             self.shared.shipped.store(seq, Ordering::Release);
             self.save(false);
             if self.shared.events.receiver_count() > 0 {
@@ -143,12 +173,12 @@ impl Shipper {
                 }
             }
         }
-        self.recycle();
-        let more = batch.len() == BATCH || !self.shared.tail().queue.is_empty();
+        let more = count == BATCH || !self.shared.tail().queue.is_empty();
         if !more {
             self.shared.oldest.store(i64::MAX, Ordering::Release);
         }
-        Ok(more || self.shared.stop.load(Ordering::Acquire) && !batch.is_empty())
+        let more = more || self.shared.stop.load(Ordering::Acquire) && count > 0;
+        Ok(if more { Step::Ship } else { Step::Rest })
     }
 
     /// With `durable`, nothing is in the store that a crash of the machine could still take from the log: its decision
@@ -164,11 +194,12 @@ impl Shipper {
         self.shared.committer.wait(written).await.map_err(|error| away(error.to_string()))
     }
 
-    /// Frees the segments that nothing needs any more; open decisions in them move to the newest one.
+    /// Frees segments that nothing needs any more, when less than half are free: what was shipped stays as long as there
+    /// is room, for a store that loses it. Open decisions in them move to the newest one.
     fn recycle(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mut tail = shared.tail();
-        let mut below = tail.needed();
+        let mut below = tail.needed().min(shared.ring().surplus());
         let mut carrying = false;
         if shared.ring().lowest() < below {
             for local in tail.pinning(below) {
@@ -188,6 +219,8 @@ impl Shipper {
                     return;
                 }
                 self.shipped.lowest = below;
+                self.shipped.floor = tail.start_of(below);
+                tail.forget(below);
                 if self.save(true) {
                     shared.ring().recycle(below);
                 }
@@ -211,45 +244,69 @@ impl Shipper {
     }
 }
 
-/// The first events of one epoch.
-fn batch(tail: &Tail) -> (u64, Vec<Built>) {
+/// The first events of one epoch, and where the last of them stands.
+fn batch(tail: &Tail) -> (u64, Vec<AuditEntry>, Option<At>) {
     let epoch = tail.queue.front().map_or(0, |built| built.epoch);
-    (epoch, tail.queue.iter().take(BATCH).take_while(|built| built.epoch == epoch).cloned().collect())
+    let first = || tail.queue.iter().take(BATCH).take_while(|built| built.epoch == epoch);
+    (epoch, first().map(|built| built.entry.clone()).collect(), first().last().map(|built| built.at.clone()))
 }
 
 /// Where to go on, given what is in the log and what the store has.
-fn place(node: &str, live: &[Arc<Segment>], ours: &At, theirs: Option<&AuditEntry>, known: bool) -> Tail {
+fn place(
+    node: &str,
+    live: &[Arc<Segment>],
+    shipped: &Shipped,
+    theirs: Option<&AuditEntry>,
+    known: bool,
+) -> Tail {
+    let ours = At::of(shipped);
     let seq = theirs.map_or(0, |entry| entry.seq);
     let hash = theirs.map_or_else(|| "0".repeat(64), |entry| member(&entry.json, "hash"));
     if seq == ours.event() && hash == ours.hash {
-        return Tail::new(node, ours.clone());
+        return walk(node, live, &shipped.floor, &ours).unwrap_or_else(|| Tail::new(node, ours));
     }
     if let Some(theirs) = theirs.filter(|_| seq > ours.event()) {
         // The store took events that the state file does not know of: a crash came between.
-        let mut tail = Tail::new(node, ours.clone());
+        let mut tail =
+            walk(node, live, &shipped.floor, &ours).unwrap_or_else(|| Tail::new(node, ours.clone()));
         let same = tail.skip_to(live, seq);
         if same.is_some_and(|built| member(&built.entry.json, "id") == member(&theirs.json, "id")) {
             tail.at.hash = hash;
             return tail;
         }
     } else if known && seq < ours.event() {
-        // The store lost its newest events: if the log still makes the very same ones, they are shipped again.
-        // Otherwise the chain goes on after what was shipped.
-        let from = seq.checked_add_signed(ours.base.saturating_neg());
-        let start = from.map(|from| At { seq: from, base: ours.base, hash: hash.clone() });
-        return match start {
-            Some(start) if remakes(node, live, &start, ours) => Tail::new(node, start),
-            _ => Tail::new(node, ours.clone()),
-        };
+        return again(node, live, shipped, seq, hash);
     }
     // The log began, or was put back, without knowing of these events: its own follow them.
     let base = i64::try_from(seq).unwrap_or(i64::MAX).saturating_sub_unsigned(ours.seq);
     Tail::new(node, At { seq: ours.seq, base, hash })
 }
 
-/// Whether the log, read from `start`, arrives at exactly the event `end`.
-fn remakes(node: &str, live: &[Arc<Segment>], start: &At, end: &At) -> bool {
-    Tail::new(node, start.clone()).skip_to(live, end.event()).is_some_and(|built| built.at == *end)
+/// The store lost its newest events, those after `seq`: what the log still makes, the very same, is shipped again. The
+/// chain goes on in any case.
+fn again(node: &str, live: &[Arc<Segment>], shipped: &Shipped, seq: u64, hash: String) -> Tail {
+    let (ours, floor) = (At::of(shipped), &shipped.floor);
+    let from = seq.checked_add_signed(ours.base.saturating_neg());
+    let start = from.map(|from| At { seq: from, base: ours.base, hash });
+    if let Some(start) = start.filter(|start| walk(node, live, start, &ours).is_some()) {
+        return walk(node, live, floor, &start).unwrap_or_else(|| Tail::new(node, start));
+    }
+    if walk(node, live, floor, &ours).is_none() {
+        return Tail::new(node, ours);
+    }
+    // The store's last event is not this chain's, or older than all that the log has.
+    let mut tail = Tail::new(node, floor.clone());
+    let there = seq <= floor.event() || tail.skip_to(live, seq).is_some();
+    if there { tail } else { Tail::new(node, ours) }
+}
+
+/// A reader at `end` that began at `from`; `None` when the log does not lead there.
+fn walk(node: &str, live: &[Arc<Segment>], from: &At, end: &At) -> Option<Tail> {
+    let mut tail = Tail::new(node, from.clone());
+    if from == end {
+        return Some(tail);
+    }
+    tail.skip_to(live, end.event()).filter(|built| built.at == *end).map(|_| tail)
 }
 
 fn member(json: &str, name: &str) -> String {

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use super::tail::At;
+
 const SLOT: usize = 256;
 
 /// Where shipping stands. Numbers of the log and of the events differ by `base`.
@@ -22,11 +24,14 @@ pub struct Shipped {
     pub next_seq: u64,
     /// The oldest segment in use.
     pub lowest: u64,
+    /// A place in the chain, at or before the last shipped event, after which the log has every event.
+    pub floor: At,
 }
 
 impl Default for Shipped {
     fn default() -> Self {
-        Self { seq: 0, base: 0, hash: "0".repeat(64), epoch: 0, next_seq: 1, lowest: 1 }
+        let floor = At { seq: 0, base: 0, hash: "0".repeat(64) };
+        Self { seq: 0, base: 0, hash: "0".repeat(64), epoch: 0, next_seq: 1, lowest: 1, floor }
     }
 }
 
@@ -60,6 +65,7 @@ impl StateFile {
         if owner != state.node {
             shipped.base = i64::try_from(shipped.seq).map_or(0, |seq| -seq);
             shipped.hash = "0".repeat(64);
+            shipped.floor = At::of(&shipped);
         }
         Ok((state, Some(shipped)))
     }
@@ -79,6 +85,9 @@ impl StateFile {
         slot.extend_from_slice(&shipped.next_seq.to_le_bytes());
         slot.extend_from_slice(&shipped.lowest.to_le_bytes());
         slot.extend_from_slice(shipped.hash.as_bytes());
+        slot.extend_from_slice(&shipped.floor.seq.to_le_bytes());
+        slot.extend_from_slice(&shipped.floor.base.to_le_bytes());
+        slot.extend_from_slice(shipped.floor.hash.as_bytes());
         slot.resize(SLOT - 4, 0);
         let sum = crc32fast::hash(&slot);
         slot.extend_from_slice(&sum.to_le_bytes());
@@ -94,17 +103,19 @@ fn read(slot: &[u8]) -> Option<(u64, u32, Shipped)> {
     }
     let number =
         |index: usize| body.get(index * 8..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
-    let hash = std::str::from_utf8(body.get(56..120)?).ok()?;
+    let hash = |from| Some(std::str::from_utf8(body.get(from..from + 64)?).ok()?.to_owned());
+    let signed = |index| Some(i64::from_le_bytes(u64::to_le_bytes(number(index)?)));
     Some((
         number(0)?,
         u32::try_from(number(1)?).ok()?,
         Shipped {
             seq: number(2)?,
-            base: i64::from_le_bytes(number(3)?.to_le_bytes()),
+            base: signed(3)?,
             epoch: number(4)?,
             next_seq: number(5)?,
             lowest: number(6)?,
-            hash: hash.to_owned(),
+            hash: hash(56)?,
+            floor: At { seq: number(15)?, base: signed(16)?, hash: hash(136)? },
         },
     ))
 }

@@ -60,6 +60,8 @@ pub struct Tail {
     pub at: At,
     /// Built, not yet taken, in order.
     pub queue: VecDeque<Built>,
+    /// Where the chain stood at the first event that was built from each segment.
+    starts: VecDeque<(u64, At)>,
 }
 
 impl Tail {
@@ -72,6 +74,7 @@ impl Tail {
             pending: AHashMap::new(),
             at,
             queue: VecDeque::new(),
+            starts: VecDeque::new(),
         }
     }
 
@@ -126,7 +129,21 @@ impl Tail {
         }
     }
 
+    /// A place in the chain after which the segments from `number` on have every event, as far as it was read.
+    pub fn start_of(&self, number: u64) -> At {
+        let start = self.starts.iter().find(|(segment, _)| *segment >= number);
+        start.map_or_else(|| self.at.clone(), |(_, at)| at.clone())
+    }
+
+    /// Segments below `number` are gone.
+    pub fn forget(&mut self, number: u64) {
+        self.starts.retain(|(segment, _)| *segment >= number);
+    }
+
     fn build(&mut self, oldest: u64, decision: Option<&Decision<'_>>, ended: &Ended<'_>) {
+        if self.starts.back().is_none_or(|(segment, _)| *segment < self.number) {
+            self.starts.push_back((self.number, self.at.clone()));
+        }
         let missing = ended.seq.saturating_sub(self.at.seq + 1);
         if missing > 0 {
             // One event stands for all of them, so that the numbers of events have no gap.

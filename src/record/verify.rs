@@ -7,6 +7,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::chain::quote;
+use super::checkpoint::Checkpoint;
 
 /// The first event that is missing, changed or out of order.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -34,6 +35,56 @@ pub fn verify<T: AsRef<str>>(events: impl IntoIterator<Item = T>) -> Result<u64,
 /// The first event that breaks its node's chain.
 pub fn verify_from<T: AsRef<str>>(events: impl IntoIterator<Item = T>) -> Result<u64, Broken> {
     check(events, true)
+}
+
+/// Checks one node's events against its signed checkpoint too: the chain had the event of the checkpoint, so it must
+/// still be there. `part` as for [`verify_from`].
+///
+/// # Errors
+/// The first event that is missing, changed, out of order or another node's.
+pub fn verify_chain<T: AsRef<str>>(
+    node: &str,
+    events: &[T],
+    part: bool,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<u64, Broken> {
+    let mut expected = 1;
+    let broken = |seq, reason: String| Broken { node: node.to_owned(), seq, reason };
+    let mut signed = None;
+    for text in events {
+        let Ok(place) = serde_json::from_str::<Place>(text.as_ref()) else { break };
+        if place.node != node {
+            let other = place.node;
+            // What comes before it may be broken earlier.
+            let before = events.iter().take_while(|event| event.as_ref() != text.as_ref());
+            check(before, part)?;
+            return Err(broken(expected, format!("an event of node `{other}` stands in its place")));
+        }
+        expected = place.seq + 1;
+        if checkpoint.is_some_and(|checkpoint| checkpoint.seq == place.seq) {
+            signed = Some(place.hash);
+        }
+    }
+    let count = check(events, part)?;
+    let Some(checkpoint) = checkpoint else { return Ok(count) };
+    let time = &checkpoint.time;
+    match signed {
+        Some(hash) if hash == checkpoint.hash => Ok(count),
+        Some(_) => Err(broken(checkpoint.seq, format!("it is not the event that was signed at {time}"))),
+        // A part that begins later does not hold the event of the checkpoint.
+        None if part && expected > checkpoint.seq => Ok(count),
+        None => {
+            Err(broken(expected, format!("it is missing: event {} was signed at {time}", checkpoint.seq)))
+        }
+    }
+}
+
+/// Where an event stands.
+#[derive(serde::Deserialize)]
+struct Place {
+    node: String,
+    seq: u64,
+    hash: String,
 }
 
 fn check<T: AsRef<str>>(events: impl IntoIterator<Item = T>, part: bool) -> Result<u64, Broken> {

@@ -142,6 +142,12 @@ impl Revocations {
         }
     }
 
+    /// How long ago this view was current, when that is known and the log has not moved back since: what stands on it
+    /// although the lease lapsed (`allow_known`) asks for this.
+    pub fn trusted_for(&self) -> Option<Duration> {
+        (self.confirmed.load(Ordering::Acquire) != 0).then(|| self.lag())
+    }
+
     /// Grows with every applied entry: caches compare it.
     pub fn epoch(&self) -> u64 {
         self.applied.load(Ordering::Acquire)

@@ -8,6 +8,7 @@ use crate::config::Provider;
 use crate::model::{
     Acr, AttributeValue, Attributes, AuthMethod, Principal, PrincipalKind, Refusal, RefusalKind, Timestamp,
 };
+use crate::tokens::groups::{find, mapped, texts};
 
 /// The principal.
 ///
@@ -25,7 +26,7 @@ pub fn principal(
     let name = format!("{}:{subject}", provider.name);
     let mut principal = Principal::new(name, PrincipalKind::User, AuthMethod::Session);
     let groups = provider.roles_claim.as_deref().map(|claim| texts(find(claims, claim))).unwrap_or_default();
-    let (roles, unmapped) = mapped(provider, groups);
+    let (roles, unmapped) = mapped(&provider.roles, groups);
     principal.roles = roles;
     principal.attributes = attributes(provider, claims, unmapped);
     principal.amr = texts(claims.get("amr")).into_iter().map(Arc::from).collect();
@@ -39,20 +40,13 @@ pub fn principal(
     Ok(principal)
 }
 
-/// Groups that are mapped become roles, sorted, each once; operators' roles never come from outside.
-fn mapped(provider: &Provider, groups: Vec<String>) -> (Vec<Arc<str>>, Vec<String>) {
-    let mut roles: Vec<Arc<str>> = Vec::new();
-    let mut unmapped = Vec::new();
-    for group in groups {
-        match provider.roles.get(&group) {
-            Some(role) if !role.is_operator() => roles.push(role.shared()),
-            Some(_) => {}
-            None => unmapped.push(group),
-        }
-    }
-    roles.sort_unstable();
-    roles.dedup();
-    (roles, unmapped)
+/// True when the ID token alone has every claim that the configuration takes something from.
+pub fn complete(provider: &Provider, claims: &Map<String, Value>) -> bool {
+    let has = |claim: &str| find(claims, claim).is_some();
+    let email = !provider.scopes.iter().any(|scope| scope == "email") || has("email");
+    email
+        && provider.roles_claim.as_deref().is_none_or(has)
+        && provider.attributes.values().all(|claim| has(claim))
 }
 
 fn attributes(provider: &Provider, claims: &Map<String, Value>, unmapped: Vec<String>) -> Attributes {
@@ -67,25 +61,6 @@ fn attributes(provider: &Provider, claims: &Map<String, Value>, unmapped: Vec<St
         }
     }
     attributes
-}
-
-/// A claim by its name, or by a path with dots (`realm_access.roles`).
-fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    if let Some(value) = claims.get(name) {
-        return Some(value);
-    }
-    let mut parts = name.split('.');
-    let first = claims.get(parts.next()?)?;
-    parts.try_fold(first, |value, part| value.get(part))
-}
-
-/// A text or a list of texts.
-fn texts(value: Option<&Value>) -> Vec<String> {
-    match value {
-        Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

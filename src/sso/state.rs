@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+use crate::http::answer::store_refusal;
+use crate::http::landing::{Destination, hash};
 use crate::http::{Caller, Services};
 use crate::model::{Refusal, RefusalKind, random_token};
-use crate::portal::carry::{Destination, store};
 use crate::store::{Expect, Table};
 
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -51,7 +49,7 @@ impl Away {
         let expires = services.clock.now().plus(LIFETIME);
         let records = &services.store.records;
         let written = records.put(Table::Once, &key(&state), &value, Some(expires), Expect::Absent).await;
-        match written.map_err(store)? {
+        match written.map_err(store_refusal)? {
             Some(_) => Ok(state),
             None => Err(Refusal::new(RefusalKind::Internal, "a state was made twice")),
         }
@@ -68,7 +66,7 @@ impl Away {
         browser: &str,
     ) -> Result<Self, Refusal> {
         let wrong = |detail: &'static str| Refusal::new(RefusalKind::Unauthenticated, detail);
-        let found = services.store.records.take(Table::Once, &key(state)).await.map_err(store)?;
+        let found = services.store.records.take(Table::Once, &key(state)).await.map_err(store_refusal)?;
         let record = found.ok_or_else(|| wrong("the state is unknown, used or too old"))?;
         let away: Self =
             serde_json::from_slice(&record.value).map_err(|_| wrong("the stored state is not readable"))?;
@@ -84,18 +82,12 @@ impl Away {
 
     /// Where the browser wanted to go; checked again, as the configuration may have changed.
     pub fn destination(&self, services: &Services, caller: &Caller) -> Destination {
-        let allowed = crate::http::return_to::Allowed::of(&services.config.load());
-        let url = self.return_to.as_deref().and_then(|text| allowed.parse(text, &caller.origin()));
-        Destination::new(url, self.carry.as_deref(), caller.target.host.name())
+        Destination::checked(services, caller, self.return_to.as_deref(), self.carry.as_deref())
     }
 }
 
 fn key(state: &str) -> String {
     format!("sso:{}", hash(state))
-}
-
-fn hash(text: &str) -> String {
-    URL_SAFE_NO_PAD.encode(Sha256::digest(text.as_bytes()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
-use super::{AuditEntry, Expect, LogPosition, RevocationEntry, Revoked, Store, Table};
+use super::{AuditEntry, Expect, LogPosition, RevocationEntry, Revoked, Shipped, Store, Table};
 use crate::model::{SharedClock, Timestamp};
 
 /// Runs every check on an empty store. `pass` lets that much time go by, for `clock` and for the store.
@@ -157,17 +157,22 @@ async fn audit(store: &Store, clock: &SharedClock) {
     let audit = &store.audit;
     let epoch = u64::try_from(clock.now().micros() / 1000).unwrap();
     let events: Vec<_> = (1..=20).map(event).collect();
+    let there = async |node: &str, epoch, after, entries: &[AuditEntry]| {
+        assert_eq!(audit.append(node, epoch, after, entries).await.unwrap(), Shipped::There);
+    };
     assert_eq!(audit.last("n1").await.unwrap(), None);
-    audit.append("n1", epoch, &[]).await.unwrap();
+    there("n1", epoch, 0, &[]).await;
     assert_eq!(audit.nodes().await.unwrap(), Vec::<String>::new());
-    audit.append("n1", epoch, &events[..5]).await.unwrap();
-    audit.append("n1", epoch, &events[..5]).await.unwrap();
-    audit.append("n1", epoch, &events[3..8]).await.unwrap();
-    audit.append("n1", epoch + 5, &events[6..12]).await.unwrap();
+    there("n1", epoch, 0, &events[..5]).await;
+    there("n1", epoch, 0, &events[..5]).await;
+    there("n1", epoch, 3, &events[3..8]).await;
+    there("n1", epoch + 5, 6, &events[6..12]).await;
     // A clock that went back between two starts.
-    audit.append("n1", epoch - 1_000, &events[10..20]).await.unwrap();
-    audit.append("n1", epoch + 9, &events[..20]).await.unwrap();
-    audit.append("n2", epoch, &events[..1]).await.unwrap();
+    there("n1", epoch - 1_000, 12, &events[10..19]).await;
+    assert_eq!(audit.append("n1", epoch + 9, 20, &events[19..]).await.unwrap(), Shipped::Behind(19));
+    assert_eq!(audit.append("n3", epoch, 1, &events[1..]).await.unwrap(), Shipped::Behind(0));
+    there("n1", epoch + 9, 0, &events).await;
+    there("n2", epoch, 0, &events[..1]).await;
     assert_eq!(audit.last("n1").await.unwrap().as_ref(), events.last());
     assert_eq!(audit.read("n1", 1, 100).await.unwrap(), events);
     assert_eq!(audit.read("n1", 7, 3).await.unwrap(), events[6..9]);
@@ -180,4 +185,10 @@ async fn audit(store: &Store, clock: &SharedClock) {
     let nodes: BTreeSet<_> = audit.nodes().await.unwrap().into_iter().collect();
     assert_eq!(nodes, ["n1".to_owned(), "n2".to_owned()].into());
     assert_eq!(audit.read("n3", 1, 1).await.unwrap(), []);
+    assert_eq!(audit.checkpoints().await.unwrap(), []);
+    for (node, text) in [("n2", "b"), ("n1", "a"), ("n2", "c")] {
+        audit.set_checkpoint(node, text).await.unwrap();
+    }
+    let expected = [("n1", "a"), ("n2", "c")].map(|(node, text)| (node.to_owned(), text.to_owned()));
+    assert_eq!(audit.checkpoints().await.unwrap(), expected);
 }

@@ -15,6 +15,7 @@ use crate::model::Timestamp;
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
+mod pack;
 pub mod redis;
 
 /// Why the store did not answer.
@@ -181,14 +182,29 @@ pub struct AuditEntry {
     pub json: String,
 }
 
+/// What became of a shipment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shipped {
+    /// Every event is in the store, as durable as the store can make it.
+    There,
+    /// The store lost events that it had: its last one is this (0: none). Nothing was appended.
+    Behind(u64),
+}
+
 /// Where shipped events are kept, per node in the order of `seq`.
 #[async_trait]
 pub trait AuditStore: Send + Sync {
     /// The last event of a node.
     async fn last(&self, node: &str) -> Result<Option<AuditEntry>, StoreError>;
-    /// Appends events with consecutive `seq`; those that are there already are skipped (a repeated shipment changes
-    /// nothing). Returns after they are as durable as the store can make them.
-    async fn append(&self, node: &str, epoch_ms: u64, entries: &[AuditEntry]) -> Result<(), StoreError>;
+    /// Appends events with consecutive `seq`, in one step; those that are there already are skipped (a repeated shipment
+    /// changes nothing). `after`: the last event that the store is known to have; a store that has less took none.
+    async fn append(
+        &self,
+        node: &str,
+        epoch_ms: u64,
+        after: u64,
+        entries: &[AuditEntry],
+    ) -> Result<Shipped, StoreError>;
     /// Up to `limit` events of a node with `seq >= from`, in order.
     async fn read(&self, node: &str, from: u64, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
     /// Up to `limit` events of a node with `seq < before`, newest first; `None`: from the end.
@@ -200,6 +216,10 @@ pub trait AuditStore: Send + Sync {
     ) -> Result<Vec<AuditEntry>, StoreError>;
     /// The nodes that have events.
     async fn nodes(&self) -> Result<Vec<String>, StoreError>;
+    /// Keeps a node's newest signed checkpoint, in the place of the one before.
+    async fn set_checkpoint(&self, node: &str, checkpoint: &str) -> Result<(), StoreError>;
+    /// The newest checkpoint of each node, by node.
+    async fn checkpoints(&self) -> Result<Vec<(String, String)>, StoreError>;
 }
 
 /// The three faces of one opened store.

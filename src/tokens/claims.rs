@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Map, Value};
 
+use super::json::Unique;
 use crate::keys::Verifier;
 use crate::model::{Acr, AttributeValue, Attributes, RoleName, Timestamp};
 
@@ -90,23 +91,18 @@ pub fn inspect(
         problems: Vec::new(),
         read: None,
     };
-    if token.len() > LONGEST {
-        seen.problems.push(format!("the token is longer than {LONGEST} bytes"));
-        return seen;
-    }
-    let Some((message, signature)) = token.rsplit_once('.') else {
-        seen.problems.push("the token has not three parts".to_owned());
-        return seen;
-    };
-    let Some((header, claims)) = message.split_once('.').filter(|(_, claims)| !claims.contains('.')) else {
-        seen.problems.push("the token has not three parts".to_owned());
-        return seen;
+    let (header, claims, message, signature) = match split(token) {
+        Ok(parts) => parts,
+        Err(problem) => {
+            seen.problems.push(problem);
+            return seen;
+        }
     };
     let Some(header) = object(header) else {
-        seen.problems.push("the header is not an object in base64url".to_owned());
+        seen.problems.push("the header is not an object in base64url with each member once".to_owned());
         return seen;
     };
-    let kid = check_header(&header, &mut seen.problems);
+    let kid = check_header(&header, &["at+jwt"], &mut seen.problems);
     match kid.as_deref().and_then(key) {
         None => seen.problems.push("no key of ours has its `kid`".to_owned()),
         Some(verifier) => {
@@ -115,7 +111,7 @@ pub fn inspect(
     }
     seen.header = Value::Object(header);
     let Some(claims) = object(claims) else {
-        seen.problems.push("the claims are not an object in base64url".to_owned());
+        seen.problems.push("the claims are not an object in base64url with each member once".to_owned());
         return seen;
     };
     let read = Claims::read(&claims, kid.unwrap_or_default(), expected, &mut seen.problems);
@@ -126,16 +122,35 @@ pub fn inspect(
     seen
 }
 
-fn object(part: &str) -> Option<Map<String, Value>> {
-    serde_json::from_slice(&BASE64URL.decode(part).ok()?).ok()
+/// Header, claims, the text that is signed, and the signature (RFC 7515 §7.1).
+pub(super) fn split(token: &str) -> Result<(&str, &str, &str, &str), String> {
+    if token.len() > LONGEST {
+        return Err(format!("the token is longer than {LONGEST} bytes"));
+    }
+    let parts = token.rsplit_once('.').and_then(|(message, signature)| {
+        let (header, claims) = message.split_once('.').filter(|(_, claims)| !claims.contains('.'))?;
+        Some((header, claims, message, signature))
+    });
+    parts.ok_or_else(|| "the token has not three parts".to_owned())
 }
 
-/// The `kid`, when the header is that of an access token.
-fn check_header(header: &Map<String, Value>, problems: &mut Vec<String>) -> Option<String> {
-    let typ = header.get("typ").and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
-    // RFC 7515 §4.1.9: `application/` may be left out.
-    if typ.strip_prefix("application/").unwrap_or(&typ) != "at+jwt" {
-        problems.push("`typ` is not `at+jwt`: it is no access token".to_owned());
+pub(super) fn object(part: &str) -> Option<Map<String, Value>> {
+    match serde_json::from_slice::<Unique>(&BASE64URL.decode(part).ok()?).ok()?.0 {
+        Value::Object(members) => Some(members),
+        _ => None,
+    }
+}
+
+/// The `kid`, when the header is that of an access token: its `typ` is one of `types`.
+pub(super) fn check_header(
+    header: &Map<String, Value>,
+    types: &[impl AsRef<str>],
+    problems: &mut Vec<String>,
+) -> Option<String> {
+    let typ = header.get("typ").and_then(Value::as_str).unwrap_or_default();
+    if !types.iter().any(|wanted| media_type(wanted.as_ref()) == media_type(typ)) {
+        let types: Vec<_> = types.iter().map(|wanted| format!("`{}`", wanted.as_ref())).collect();
+        problems.push(format!("`typ` is not {}: it is no access token", types.join(" or ")));
     }
     if header.contains_key("crit") {
         problems.push("`crit` names extensions, and none is known here".to_owned());
@@ -147,7 +162,13 @@ fn check_header(header: &Map<String, Value>, problems: &mut Vec<String>) -> Opti
     kid
 }
 
-fn check_signature(
+/// RFC 7515 §4.1.9: case does not count, and `application/` may be left out.
+fn media_type(typ: &str) -> String {
+    let typ = typ.to_ascii_lowercase();
+    typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
+}
+
+pub(super) fn check_signature(
     header: &Map<String, Value>,
     message: &str,
     signature: &str,
@@ -169,7 +190,7 @@ fn check_signature(
 }
 
 /// Asymmetric algorithms by their JOSE name; the others have none here and so match nothing.
-const fn algorithm_name(algorithm: jsonwebtoken::Algorithm) -> &'static str {
+pub(super) const fn algorithm_name(algorithm: jsonwebtoken::Algorithm) -> &'static str {
     match algorithm {
         jsonwebtoken::Algorithm::ES256 => "ES256",
         jsonwebtoken::Algorithm::ES384 => "ES384",
@@ -185,14 +206,19 @@ const fn algorithm_name(algorithm: jsonwebtoken::Algorithm) -> &'static str {
 }
 
 /// Reads members one by one, noting each that is missing or of another type.
-struct Reader<'a> {
-    claims: &'a Map<String, Value>,
-    problems: &'a mut Vec<String>,
+pub(super) struct Reader<'a> {
+    pub(super) claims: &'a Map<String, Value>,
+    pub(super) problems: &'a mut Vec<String>,
 }
 
 impl Reader<'_> {
     /// The member as `T`: `None` when it is absent, and noted when it is of another type (`null` included).
-    fn optional<T>(&mut self, name: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Option<T> {
         let value = self.claims.get(name)?;
         let typed = read(value);
         if typed.is_none() {
@@ -201,7 +227,12 @@ impl Reader<'_> {
         typed
     }
 
-    fn required<T>(&mut self, name: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
+    pub(super) fn required<T>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Option<T> {
         if !self.claims.contains_key(name) {
             self.problems.push(format!("`{name}` is missing"));
         }
@@ -250,11 +281,7 @@ impl Claims {
         if matches!((issued, expires), (Some(issued), Some(expires)) if issued >= expires) {
             problems.push("`exp` is not after `iat`".to_owned());
         }
-        for mark in ["nonce", "at_hash", "c_hash"] {
-            if claims.contains_key(mark) {
-                problems.push(format!("`{mark}` is in ID tokens: it is no access token"));
-            }
-        }
+        no_id_token(claims, problems);
         let (jti, issued) = (jti?, issued?);
         Some(Self {
             kid,
@@ -277,17 +304,26 @@ impl Claims {
     }
 }
 
-fn text(value: &Value) -> Option<String> {
+/// Notes what only ID tokens have (OpenID Connect Core §2, §3.1.3.6).
+pub(super) fn no_id_token(claims: &Map<String, Value>, problems: &mut Vec<String>) {
+    for mark in ["nonce", "at_hash", "c_hash"] {
+        if claims.contains_key(mark) {
+            problems.push(format!("`{mark}` is in ID tokens: it is no access token"));
+        }
+    }
+}
+
+pub(super) fn text(value: &Value) -> Option<String> {
     value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// A NumericDate (RFC 7519 §2) that is a whole number from 1970 to 9999.
-fn time(value: &Value) -> Option<Timestamp> {
+pub(super) fn time(value: &Value) -> Option<Timestamp> {
     let seconds = value.as_u64().filter(|seconds| *seconds <= LAST_SECOND)?;
     i64::try_from(seconds).ok().map(Timestamp::from_seconds)
 }
 
-fn audience(value: &Value) -> Option<Vec<String>> {
+pub(super) fn audience(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::String(one) => Some(vec![one.clone()]),
         Value::Array(list) => list.iter().map(|one| one.as_str().map(str::to_owned)).collect(),
@@ -295,11 +331,11 @@ fn audience(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-fn words(text: &str) -> Vec<Arc<str>> {
+pub(super) fn words(text: &str) -> Vec<Arc<str>> {
     text.split(' ').filter(|word| !word.is_empty()).map(Arc::from).collect()
 }
 
-fn texts(value: &Value) -> Option<Vec<Arc<str>>> {
+pub(super) fn texts(value: &Value) -> Option<Vec<Arc<str>>> {
     value.as_array()?.iter().map(|one| one.as_str().map(Arc::from)).collect()
 }
 
@@ -318,7 +354,7 @@ fn attributes(value: &Value) -> Option<Attributes> {
 }
 
 /// `cnf` with a certificate's thumbprint alone (RFC 8705 §3.1): another confirmation could not be checked.
-fn confirmation(value: &Value) -> Option<String> {
+pub(super) fn confirmation(value: &Value) -> Option<String> {
     let members = value.as_object().filter(|members| members.len() == 1)?;
     members.get("x5t#S256").and_then(text)
 }

@@ -19,6 +19,9 @@ use crate::store::{Expect, Revoked, StoreError, Table};
 /// How often a rotation is tried again when another call was faster: each lost try means that another succeeded.
 const TRIES: usize = 16;
 
+/// How many families one read of the list brings.
+const PAGE: usize = 500;
+
 /// What is remembered of a revoked session at least: nothing of it lives longer.
 const SESSION_REVOKED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
@@ -32,6 +35,33 @@ struct Family {
     generation: u64,
     created: Timestamp,
     rotated: Timestamp,
+}
+
+/// A family as `session list` shows it.
+#[derive(Clone, Debug)]
+pub struct FamilyInfo {
+    /// The sign-in.
+    pub sid: String,
+    /// The principal's name.
+    pub subject: String,
+    /// Whom the tokens were issued to.
+    pub client: String,
+    /// When the family began.
+    pub created: Timestamp,
+    /// When its refresh token was used last.
+    pub rotated: Timestamp,
+}
+
+impl FamilyInfo {
+    fn of(family: Family) -> Self {
+        Self {
+            sid: family.principal.sid.as_deref().unwrap_or_default().to_owned(),
+            subject: family.principal.name.to_string(),
+            client: family.client,
+            created: family.created,
+            rotated: family.rotated,
+        }
+    }
 }
 
 /// A refresh token that carries our HMAC.
@@ -92,7 +122,7 @@ impl Tokens {
                 self.end_family(presented.family, &family).await?;
                 return Err(invalid("it was used before: its family has ended"));
             }
-            let Some(principal) = current(&family.principal, reload).await? else {
+            let Some(principal) = as_it_is_now(&family.principal, reload).await? else {
                 self.end_family(presented.family, &family).await?;
                 return Err(invalid("its principal is gone or disabled"));
             };
@@ -138,6 +168,29 @@ impl Tokens {
         Ok(Some(principal.name.to_string()))
     }
 
+    /// The families that count, of one principal or all.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn families(&self, subject: Option<&str>) -> Result<Vec<FamilyInfo>, StoreError> {
+        let mut found = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.records.list(Table::Families, "", after.as_deref(), PAGE).await?;
+            for (id, record) in &page {
+                let family = parsed(id, &record.value)?;
+                let wanted = subject.is_none_or(|subject| &*family.principal.name == subject);
+                if wanted && !matches!(self.check_standing(&family), Err(TokenError::Invalid(_))) {
+                    found.push(FamilyInfo::of(family));
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE => after = Some(last.clone()),
+                _ => return Ok(found),
+            }
+        }
+    }
+
     fn check_standing(&self, family: &Family) -> Result<(), TokenError> {
         let credential = Credential {
             sid: family.principal.sid.as_deref(),
@@ -165,9 +218,7 @@ impl Tokens {
 
     async fn family(&self, id: &str) -> Result<Option<(Family, u64)>, StoreError> {
         let Some(record) = self.records.get(Table::Families, id).await? else { return Ok(None) };
-        let corrupt =
-            |error: serde_json::Error| StoreError::Corrupt { key: id.to_owned(), reason: error.to_string() };
-        Ok(Some((serde_json::from_slice(&record.value).map_err(corrupt)?, record.version)))
+        Ok(Some((parsed(id, &record.value)?, record.version)))
     }
 
     async fn write_family(
@@ -203,6 +254,12 @@ impl Tokens {
     }
 }
 
+fn parsed(id: &str, json: &[u8]) -> Result<Family, StoreError> {
+    let corrupt =
+        |error: serde_json::Error| StoreError::Corrupt { key: id.to_owned(), reason: error.to_string() };
+    serde_json::from_slice(json).map_err(corrupt)
+}
+
 fn invalid(text: &str) -> TokenError {
     TokenError::Invalid(text.to_owned())
 }
@@ -215,8 +272,14 @@ fn holds(by: Holder<'_>, subject: &str, client: Option<&str>) -> bool {
     }
 }
 
-/// The principal with the roles that it has now and the proof that it gave at sign-in.
-async fn current(then: &Principal, source: &dyn PrincipalSource) -> Result<Option<Principal>, StoreError> {
+/// The principal with the roles that it has now and the proof that it gave at sign-in; `None` when it is gone or disabled.
+///
+/// # Errors
+/// When the source is away.
+pub async fn as_it_is_now(
+    then: &Principal,
+    source: &dyn PrincipalSource,
+) -> Result<Option<Principal>, StoreError> {
     let Some(now) = source.current(&then.name).await? else { return Ok(None) };
     if now.kind != then.kind {
         // An account that was deleted is not the certificate that could have its name.

@@ -1,7 +1,8 @@
 //! Access tokens (RFC 9068) and refresh token families: issue, verify, refresh, revoke.
 //!
 //! `identify` verifies, doors issue, refresh and revoke, `forward` signs assertions. Reading is in `claims.rs`, refresh
-//! families are in `families.rs`; a claim is added in [`Tokens::issue`] and `claims.rs`.
+//! families are in `families.rs`, tokens of other issuers in `trusted.rs`; a claim is added in [`Tokens::issue`] and
+//! `claims.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +18,16 @@ use crate::store::{Records, StoreError};
 pub(crate) mod cache;
 pub mod claims;
 mod families;
+pub mod groups;
+mod json;
 #[cfg(test)]
 mod tests;
+pub mod trusted;
 
 use cache::Cache;
 use claims::{Claims, LONGEST};
 pub use claims::{Expected, Inspection, Signature, inspect};
+pub use families::{FamilyInfo, as_it_is_now};
 
 /// The `typ` of an access token (RFC 9068 §2.1).
 const ACCESS: &str = "at+jwt";
@@ -160,8 +165,35 @@ impl Tokens {
     /// [`TokenError::Invalid`] when it does not count, [`TokenError::Unknown`] when that cannot be known now.
     pub fn verify(&self, token: &str) -> Result<Arc<Verified>, TokenError> {
         let verified = self.read(token)?;
+        match self.standing(&verified) {
+            Standing::Good => Ok(verified),
+            Standing::Revoked => Err(TokenError::Invalid("it is revoked".to_owned())),
+            Standing::Unknown => Err(TokenError::Unknown),
+        }
+    }
+
+    /// A token that this node verified before, although revocations are not known now: not expired, not in those that
+    /// are known, and the log was followed at most `within` ago (never longer than tokens live).
+    ///
+    /// # Errors
+    /// [`TokenError::Invalid`] when it does not count, [`TokenError::Unknown`] when it is not such a token.
+    pub fn verify_known(&self, token: &str, within: Duration) -> Result<Arc<Verified>, TokenError> {
+        self.verified.get(token).ok_or(TokenError::Unknown)?;
+        let verified = self.read(token)?;
+        let within = within.min(self.access_ttl);
+        match self.standing(&verified) {
+            Standing::Good => Ok(verified),
+            Standing::Revoked => Err(TokenError::Invalid("it is revoked".to_owned())),
+            Standing::Unknown if self.revocations.trusted_for().is_some_and(|age| age <= within) => {
+                Ok(verified)
+            }
+            Standing::Unknown => Err(TokenError::Unknown),
+        }
+    }
+
+    fn standing(&self, verified: &Verified) -> Standing {
         let principal = &verified.principal;
-        let credential = Credential {
+        self.revocations.standing(&Credential {
             jti: Some(&verified.jti),
             sid: principal.sid.as_deref(),
             subject: Some(&principal.name),
@@ -169,12 +201,7 @@ impl Tokens {
             kid: Some(&verified.kid),
             certificate: None,
             issued: verified.issued,
-        };
-        match self.revocations.standing(&credential) {
-            Standing::Good => Ok(verified),
-            Standing::Revoked => Err(TokenError::Invalid("it is revoked".to_owned())),
-            Standing::Unknown => Err(TokenError::Unknown),
-        }
+        })
     }
 
     /// What verification says of a token of ours, for `token inspect`: every problem, revocation included.
@@ -215,6 +242,11 @@ impl Tokens {
         Ok((self.keys.sign(ASSERTION, &Value::Object(claims))?, expires))
     }
 
+    /// A key of its own for one purpose, the same on every node (`KeyRing::derive`).
+    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+        self.keys.derive(purpose)
+    }
+
     /// `iss`.
     pub fn issuer(&self) -> &str {
         &self.issuer
@@ -243,7 +275,8 @@ impl Tokens {
             return Err(TokenError::Invalid(first.unwrap_or_else(|| "it is no access token".to_owned())));
         };
         let verified = Arc::new(self.verified_from(claims));
-        if token.len() <= LONGEST_CACHED {
+        // What is remembered passed while revocations were known: `verify_known` stands on that.
+        if token.len() <= LONGEST_CACHED && self.revocations.is_fresh() {
             self.verified.put(token, Arc::clone(&verified));
         }
         Ok(verified)

@@ -523,3 +523,45 @@ async fn inspection_names_every_problem() {
     let strange = self::world().await.issue().await.access_token;
     assert_eq!(world.tokens.inspect(&strange).signature, Signature::NoKey);
 }
+
+#[tokio::test]
+async fn a_known_token_passes_for_a_while_without_the_store_and_an_unknown_one_never() {
+    let world = world().await;
+    let log: Arc<dyn crate::store::RevocationLog> = world.records.clone();
+    let view = Revocations::new(log.clone(), false, world.clock.clone());
+    let tokens =
+        Tokens::new(&config(), world.keys.clone(), view.clone(), world.records.clone(), world.clock.clone());
+    let (known, unknown) = (world.issue().await, world.issue().await);
+    let within = Duration::from_secs(60);
+    let verify = |token: &Issued, within| tokens.verify_known(&token.access_token, within).map(drop);
+    assert!(matches!(tokens.verify(&known.access_token), Err(TokenError::Unknown)));
+    assert!(matches!(verify(&known, within), Err(TokenError::Unknown)), "the log was never read");
+
+    let heard = |ago: u64| {
+        let sent = std::time::Instant::now().checked_sub(Duration::from_secs(ago)).unwrap();
+        view.renew(crate::store::LogPosition::default(), sent);
+    };
+    heard(0);
+    tokens.verify(&known.access_token).unwrap();
+    while view.is_fresh() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(matches!(tokens.verify(&known.access_token), Err(TokenError::Unknown)));
+    verify(&known, within).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(tokens.verify(&unknown.access_token), Err(TokenError::Unknown)));
+        assert!(matches!(verify(&unknown, within), Err(TokenError::Unknown)), "never verified here");
+    }
+    assert!(matches!(verify(&known, Duration::from_millis(1)), Err(TokenError::Unknown)), "too long ago");
+    view.apply(&[]);
+    let entry = crate::store::RevocationEntry {
+        what: Revoked::Token(known.jti.clone()),
+        not_before: world.clock.now(),
+        until: world.clock.now().plus(within),
+    };
+    let at = crate::store::LogPosition { epoch: 0, index: 1 };
+    view.distrust();
+    assert!(matches!(verify(&known, within), Err(TokenError::Unknown)), "the log moved back");
+    view.apply(&[(at, entry)]);
+    assert!(matches!(verify(&known, within), Err(TokenError::Invalid(_))), "revoked as far as is known");
+}

@@ -70,7 +70,8 @@ async fn envoy(
     }
     let map = headers(&request);
     let raw = request.uri().path_and_query().map(|path| path.as_str()).unwrap_or_default();
-    let original = original::envoy(request.method().as_str(), raw, &map);
+    let https = crate::http::cookies::secure(&services.config.load());
+    let original = original::envoy(request.method().as_str(), raw, &map, https);
     ask(&request, &caller, &services, &gateway, Door::Envoy, original, map).await
 }
 
@@ -148,10 +149,13 @@ async fn ask(
         }
         Err(refusal) => {
             let method = http::Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
-            gateway
-                .refuse_unread(&connection, client_ip, caller.request_id, &method, &map, refusal.clone())
-                .await;
-            Verdict::Refused { refusal, login: None }
+            let id = caller.request_id;
+            if !observe {
+                gateway.refuse_unread(&connection, client_ip, id, &method, &map, refusal.clone()).await;
+            } else if let Err(error) = gateway.observe_unread(client_ip, id, &method, &map, &refusal).await {
+                tracing::error!(request_id = %id, %error, "an observed verdict is not recorded");
+            }
+            Verdict::unknown(refusal)
         }
     };
     reply::reply(caller.request_id, door, &verdict, observe)

@@ -75,15 +75,19 @@ pub fn forward(headers: &HeaderMap) -> Result<Original, Refusal> {
     })
 }
 
-/// Method, path and host of the check itself; `raw` is the request target as it came.
-pub fn envoy(method: &str, raw: &str, headers: &HeaderMap) -> Result<Original, Refusal> {
+/// Method, path and host of the check itself; `raw` is the request target as it came. Envoy sends the scheme only where
+/// it is told to (`X-Forwarded-Proto` among `allowed_headers`): without it, it is that of `public_url` (`https`).
+pub fn envoy(method: &str, raw: &str, headers: &HeaderMap, https: bool) -> Result<Original, Refusal> {
     let path = raw.strip_prefix("/auth/verify/envoy").ok_or(bad("not the endpoint's own path"))?;
-    let proto = only(headers, "x-forwarded-proto").ok_or(bad("send X-Forwarded-Proto once"))?;
+    let secure = match headers.contains_key("x-forwarded-proto") {
+        true => secure(only(headers, "x-forwarded-proto").ok_or(bad("send X-Forwarded-Proto once"))?)?,
+        false => https,
+    };
     Ok(Original {
         method: method.to_owned(),
         host: only(headers, "host").ok_or(bad("send Host once"))?.to_owned(),
         path: path.to_owned(),
-        secure: secure(proto)?,
+        secure,
         forwarded: forwarded(headers),
     })
 }

@@ -32,10 +32,13 @@ pub fn reply(id: RequestId, door: Door, verdict: &Verdict, observe: bool) -> Htt
             copy(&mut builder, headers);
             builder.finish()
         }
-        (Verdict::Refused { refusal, login }, Door::Nginx) => {
+        // nginx decides itself whom it sends to the login page.
+        (Verdict::Refused { refusal, login, .. }, Door::Nginx) => {
             refused(id, nginx_status(refusal), refusal, login.as_deref())
         }
-        (Verdict::Refused { refusal, login: Some(login) }, _) if refusal.kind.status().as_u16() < 500 => {
+        (Verdict::Refused { refusal, login: Some(login), navigates: true, .. }, _)
+            if refusal.kind.status().as_u16() < 500 =>
+        {
             refused(id, 302, refusal, Some(login))
         }
         (Verdict::Refused { refusal, .. }, _) => refused(id, forward_status(refusal), refusal, None),
@@ -103,10 +106,14 @@ fn spoken(id: RequestId, verdict: &Verdict) -> HttpResponse {
                 "roles": roles, "request_id": id.to_string(), "headers": set,
             })
         }
-        Verdict::Refused { refusal, .. } => serde_json::json!({
-            "decision": "deny", "status": refusal.kind.status().as_u16(), "reason": refusal.kind.name(),
-            "subject": null, "roles": [], "request_id": id.to_string(), "headers": {},
-        }),
+        Verdict::Refused { refusal, principal, roles, .. } => {
+            let roles: Vec<&str> = roles.iter().map(|role| &**role).collect();
+            serde_json::json!({
+                "decision": "deny", "status": refusal.kind.status().as_u16(), "reason": refusal.kind.name(),
+                "subject": principal.as_ref().map(|principal| &*principal.name), "roles": roles,
+                "request_id": id.to_string(), "headers": {},
+            })
+        }
     };
     answer::json(200, id, &body)
 }
@@ -124,7 +131,10 @@ mod tests {
     use std::sync::Arc;
 
     fn answer(door: Door, kind: RefusalKind, login: Option<&str>) -> HttpResponse {
-        let verdict = Verdict::Refused { refusal: Refusal::new(kind, ""), login: login.map(str::to_owned) };
+        let mut verdict = Verdict::unknown(Refusal::new(kind, ""));
+        if let Verdict::Refused { login: to, navigates, .. } = &mut verdict {
+            (*to, *navigates) = (login.map(str::to_owned), true);
+        }
         reply(RequestId::new(Timestamp::from_seconds(1)), door, &verdict, false)
     }
 

@@ -20,8 +20,8 @@ const LAYERS: &[(u8, &[&str])] = &[
 /// Layers whose modules never import each other.
 const APART: [u8; 2] = [4, 7];
 
-/// `forward` takes the proof of a decision; the doors that end in a browser session share the portal's pages.
-const EXCEPTIONS: [(&str, &str); 3] = [("forward", "decide"), ("sso", "portal"), ("oidc", "portal")];
+/// `forward` takes the proof of a decision.
+const EXCEPTIONS: [(&str, &str); 1] = [("forward", "decide")];
 
 fn layer(module: &str) -> u8 {
     let found = LAYERS.iter().find(|(_, modules)| modules.contains(&module));

@@ -1,4 +1,26 @@
-//! Starting the real program, and talking to it.
+//! Starting the real program, and talking to it: [`Demo`] and [`Node`], an [`Upstream`] that remembers what it got,
+//! [`Raw`] bytes on a connection, and a real [`Browser`].
+
+pub mod authority;
+mod curl;
+pub mod h2;
+mod httpbin;
+mod navigator;
+mod node;
+mod raw;
+mod redis;
+pub mod signer;
+mod upstream;
+mod webdriver;
+
+pub use curl::curl;
+pub use httpbin::{Httpbin, VENV};
+pub use navigator::{Navigator, location};
+pub use node::{Builder, Node, PASSWORD, Served, free_port};
+pub use raw::{Answer, Raw};
+pub use redis::{Redis, Wire};
+pub use upstream::{Recorded, Reply, Upstream, read_head, read_request};
+pub use webdriver::Browser;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -63,7 +85,7 @@ impl Demo {
                 return status.code().unwrap_or(-1);
             }
             assert!(Instant::now() < until, "the demo does not end");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -97,13 +119,16 @@ impl Drop for Demo {
 
 /// An HTTP client that follows no redirects.
 pub fn client() -> reqwest::blocking::Client {
+    client_builder().build().expect("a client")
+}
+
+/// The same, to be changed before it is built.
+pub fn client_builder() -> reqwest::blocking::ClientBuilder {
     // An error means that another test installed it already.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     reqwest::blocking::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(30))
-        .build()
-        .expect("a client")
 }
 
 /// Tries until the condition holds.
@@ -114,6 +139,6 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
             return found;
         }
         assert!(Instant::now() < until, "{what}");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

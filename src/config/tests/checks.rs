@@ -23,6 +23,10 @@ fn what_is_not_built_is_refused_by_name() {
         &format!("{route}shadow = \"next\""),
         "4: key `shadow` in [[route]] is not supported by this version",
     );
+    assert_mistake(
+        &format!("{route}authenticate = [\"bearer\", \"api_key\"]"),
+        "4: `authenticate`: `api_key` is not supported by this version; a machine is a [[client]] and brings its token as `bearer`",
+    );
     assert_mistake("[authzen]\nenabled = true", "1: key `authzen` is not supported by this version");
     for (text, word) in [
         ("[store.redis]\nmode = \"sentinel\"", "sentinel"),
@@ -190,6 +194,8 @@ fn names_of_outside_sources_are_ours_to_tell_apart() {
     let both =
         load_text(&(issuer("old", keys) + rs256 + "jwks_file = \"portcullis.toml\""), &[]).unwrap_err();
     assert!(both[0].contains("keep one of the two"), "{both:?}");
+    let broken = load_text(&(issuer("old", rs256) + "jwks_file = \"portcullis.toml\""), &[]).unwrap_err();
+    assert!(broken[0].contains("is no key set"), "{broken:?}");
     let mapped = provider("corp") + "roles_claim = \"groups\"\nroles = { a = \"portcullis:viewer\" }";
     assert!(mistake(&mapped).contains("role `portcullis:viewer` is an operator's"));
     let own = issuer("old", keys) + rs256 + "[tokens]\nissuer = \"https://old.example\"";
@@ -198,21 +204,29 @@ fn names_of_outside_sources_are_ours_to_tell_apart() {
 
 #[test]
 fn clients_are_checked() {
-    let client = |id: &str, more: &str| format!("[[client]]\nid = \"{id}\"\n{more}\n");
-    let loaded = load_text(&client("dash", ""), &[]).unwrap();
-    assert_eq!(loaded.config.clients[0].grant_types, ["authorization_code", "refresh_token"]);
-    assert!(loaded.warnings[0].message.contains("no `redirect_uris`"));
+    let client = |id: &str, more: &str| {
+        format!("[[client]]\nid = \"{id}\"\nsecret = \"s\"\ngrant_types = [\"client_credentials\"]\n{more}\n")
+    };
     for bad in ["a b", "a:b", "", "portcullis"] {
         assert!(mistake(&client(bad, "")).contains("`id`"), "{bad}");
     }
-    let machine = "grant_types = [\"client_credentials\"]\n";
-    assert!(mistake(&client("a", machine)).contains("needs a `secret`"));
+    let machine = "[[client]]\nid = \"a\"\ngrant_types = [\"client_credentials\"]\n";
+    assert!(mistake(machine).contains("needs a `secret`"));
     assert!(mistake(&client("a", "roles = [\"portcullis:administrator\"]")).contains("an operator's"));
-    assert!(mistake(&client("a", "redirect_uris = [\"http://a.example/x\"]")).contains("must be https://"));
-    assert!(mistake(&client("a", "redirect_uris = [\"javascript:alert(1)\"]")).contains("must be https://"));
-    let full =
-        client("a", "secret = \"s\"\nroles = [\"reader\"]\nattributes = { level = 3, tags = [\"x\"] }\n")
-            + machine;
+    // Applications that people sign in to are for later.
+    for (application, word) in [
+        ("", "`grant_types` is missing"),
+        (
+            "redirect_uris = [\"https://dash.example.com/callback\"]",
+            "`redirect_uris` is not supported by this version",
+        ),
+        ("grant_types = [\"authorization_code\"]", "`authorization_code` is not supported by this version"),
+        ("grant_types = [\"refresh_token\"]", "`refresh_token` is not supported by this version"),
+    ] {
+        let found = mistake(&format!("[[client]]\nid = \"dashboard\"\n{application}\nsecret = \"s\"\n"));
+        assert!(found.contains(word), "{found}");
+    }
+    let full = client("a", "roles = [\"reader\"]\nattributes = { level = 3, tags = [\"x\"] }\n");
     let config = load_text(&full, &[]).unwrap().config;
     assert_eq!(config.clients[0].attributes.0.len(), 2);
     assert!(config.given_roles().contains("reader"));
@@ -259,7 +273,8 @@ fn accounts_come_from_their_file_with_the_same_problems() {
 fn a_role_cannot_have_the_name_of_a_principal() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("users.toml"), "[[user]]\nname = \"alice\"\n").unwrap();
-    let text = "[accounts]\nfile = \"users.toml\"\n[[client]]\nid = \"a\"\nroles = [\"alice\", \"client:a\"]";
+    let text = "[accounts]\nfile = \"users.toml\"\n[[client]]\nid = \"a\"\nroles = [\"alice\", \"client:a\"]\n\
+                grant_types = [\"client_credentials\"]\nsecret = \"s\"";
     assert_eq!(
         load_in(folder.path(), text, &[]).unwrap_err(),
         ["portcullis.toml:5: role `alice` has the name of an existing principal"]

@@ -215,7 +215,7 @@ grant_types = ["client_credentials"]
 [[client]]
 id = "dash"
 secret = "env:DASH"
-redirect_uris = ["https://dash.example.com/callback"]
+grant_types = ["client_credentials"]
 "#;
     let loaded = load_in(folder.path(), text, &[("DASH", "from-variable")]).unwrap();
     let clients = &loaded.config.clients;
@@ -229,13 +229,27 @@ redirect_uris = ["https://dash.example.com/callback"]
     assert!(shown.contains("store.redis.password = \"******\""), "{shown}");
     assert!(loaded.watched.contains(&folder.path().join("robot.secret")));
 
+    // The environment wins over the file, whichever way either of them has the secret.
+    fs::write(folder.path().join("redis.secret"), "from-a-file").unwrap();
+    for (text, variable, value) in [
+        ("password = \"in-clear\"", "PORTCULLIS__STORE__REDIS__PASSWORD_FILE", "redis.secret"),
+        ("password_file = \"not-there\"", "PORTCULLIS__STORE__REDIS__PASSWORD", "from-a-file"),
+    ] {
+        let loaded = load_in(folder.path(), &format!("[store.redis]\n{text}"), &[(variable, value)]).unwrap();
+        assert_eq!(loaded.config.store.redis.password.as_ref().unwrap().expose(), "from-a-file");
+    }
     assert_mistake(
-        "[[client]]\nid = \"a\"\nredirect_uris = []\nsecret = \"env:NOT_THERE\"",
+        "[[client]]\nid = \"a\"\ngrant_types = [\"client_credentials\"]\nsecret = \"env:\"",
+        "4: `secret`: `env:` names no variable; write \"env:NAME\"",
+    );
+
+    assert_mistake(
+        "[[client]]\nid = \"a\"\ngrant_types = [\"client_credentials\"]\nsecret = \"env:NOT_THERE\"",
         "4: `secret`: the environment variable NOT_THERE is not set",
     );
     assert_mistake(
-        "[[client]]\nid = \"a\"\nsecret = \"x\"\nsecret_file = \"y\"",
-        "4: `secret_file`: is set beside `secret`; keep one of the two",
+        "[[client]]\nid = \"a\"\ngrant_types = [\"client_credentials\"]\nsecret = \"x\"\nsecret_file = \"y\"",
+        "5: `secret_file`: is set beside `secret`; keep one of the two",
     );
 }
 

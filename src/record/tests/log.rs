@@ -31,6 +31,13 @@ async fn an_event_has_every_member_and_both_halves() {
     assert_eq!(got["epoch"], START * 1000);
 }
 
+/// The recorder's threads ended, without shipping: the store is away.
+async fn gone(recorder: Arc<Recorder>) {
+    let mut ended = recorder.ended.clone();
+    drop(recorder);
+    ended.wait_for(|ended| *ended).await.unwrap();
+}
+
 #[tokio::test]
 async fn what_a_crash_interrupted_ships_once_at_the_next_start() {
     let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
@@ -41,6 +48,7 @@ async fn what_a_crash_interrupted_ships_once_at_the_next_start() {
     let open_one = recorder.begin(&event(Some(&alice), Outcome::Allow, "/long")).await.unwrap();
     recorder.begin(&event(Some(&alice), Outcome::Allow, "/ok")).await.unwrap().finish(200, clock.now(), None);
     let copy = crashed(dir.path());
+    gone(recorder).await;
     store.away.store(false, Ordering::SeqCst);
     let again = open(copy.path(), &store, &clock);
     again.refused(&event(Some(&alice), Outcome::Deny, "/after"), 403).await.unwrap();
@@ -73,6 +81,7 @@ async fn a_damaged_record_is_named_and_the_rest_survives() {
             recorder.refused(&event(Some(&alice), Outcome::Deny, path), 403).await.unwrap();
         }
         let copy = crashed(dir.path());
+        gone(recorder).await;
         let file = std::fs::read_dir(copy.path().join("audit"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -136,6 +145,24 @@ async fn a_full_log_refuses_keeps_a_tenth_and_recovers() {
     recorder.refused(&event(Some(&alice), Outcome::Deny, "/again"), 403).await.unwrap();
     recorder.close(WAIT).await;
     assert_whole(&store, written + 1);
+}
+
+#[tokio::test]
+async fn who_decides_faster_than_the_store_takes_events_waits_and_is_not_refused() {
+    let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
+    let alice = alice();
+    let recorder = open(dir.path(), &store, &clock);
+    recorder.refused(&event(Some(&alice), Outcome::Deny, "/first"), 403).await.unwrap();
+    while recorder.pending().0 > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let path = format!("/{}", "x".repeat(4000));
+    for _ in 0..20_000 {
+        let pending = recorder.begin(&event(Some(&alice), Outcome::Allow, &path)).await.unwrap();
+        pending.finish(200, clock.now(), None);
+    }
+    recorder.close(WAIT).await;
+    assert_whole(&store, 20_001);
 }
 
 #[tokio::test]
@@ -315,18 +342,58 @@ async fn unshipped_events_are_readable_and_durable_ones_return() {
     assert_whole(&store, 2);
 }
 
-#[tokio::test]
-#[ignore = "measures: cargo test --release --lib record -- --ignored --nocapture"]
-async fn speed() {
-    let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
-    let recorder = open_with(dir.path(), &store, &clock, 0);
-    let (alice, start) = (alice(), Instant::now());
-    for _ in 0..50_000 {
-        let event = event(Some(&alice), Outcome::Allow, "/orders/17");
-        recorder.begin(&event).await.unwrap().finish(200, clock.now(), None);
+async fn shipped(recorder: &Recorder) {
+    while recorder.pending().0 > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    println!("{:?} per request", start.elapsed() / 50_000);
+}
+
+#[tokio::test]
+async fn what_the_store_loses_while_the_node_runs_is_shipped_again() {
+    let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
+    let alice = alice();
+    for restart in [false, true] {
+        let mut recorder = open(dir.path(), &store, &clock);
+        for kept in [0, 3, 9] {
+            for _ in 0..10 {
+                recorder.refused(&event(Some(&alice), Outcome::Deny, "/x"), 403).await.unwrap();
+            }
+            shipped(&recorder).await;
+            let before = store.texts();
+            store.events.lock().unwrap().retain(|seq, _| *seq <= kept);
+            if restart {
+                recorder.close(WAIT).await;
+                recorder = open(dir.path(), &store, &clock);
+            }
+            recorder.refused(&event(Some(&alice), Outcome::Deny, "/after"), 403).await.unwrap();
+            shipped(&recorder).await;
+            assert_eq!(store.texts()[..before.len()], before);
+            assert_whole(&store, before.len() as u64 + 1);
+        }
+        recorder.close(WAIT).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_loses_more_than_the_log_has_gets_the_rest_and_the_loss_shows() {
+    let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
+    let alice = alice();
+    let recorder = open(dir.path(), &store, &clock);
+    let path = format!("/{}", "x".repeat(4000));
+    for _ in 0..12 {
+        for _ in 0..20 {
+            recorder.refused(&event(Some(&alice), Outcome::Deny, &path), 403).await.unwrap();
+        }
+        shipped(&recorder).await;
+    }
+    let before = store.texts();
+    store.events.lock().unwrap().clear();
+    recorder.refused(&event(Some(&alice), Outcome::Deny, "/after"), 403).await.unwrap();
+    shipped(&recorder).await;
+    let after = store.texts();
+    assert!(after.len() > 30 && after.len() < before.len(), "{} of {}", after.len(), before.len());
+    assert_eq!(before[before.len() + 1 - after.len()..], after[..after.len() - 1]);
+    assert_eq!(verify_from(&after), Ok(after.len() as u64));
+    assert_eq!(verify(&after).unwrap_err().seq, 1);
     recorder.close(WAIT).await;
-    println!("{:?} per shipped event", start.elapsed() / 50_000);
-    assert_whole(&store, 50_000);
 }

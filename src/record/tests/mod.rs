@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::*;
 use crate::config::{Audit, Durability};
 use crate::model::{Clock as _, ManualClock, Principal, PrincipalKind, RequestId, RuleRef};
-use crate::store::{AuditEntry, StoreError};
+use crate::store::{AuditEntry, Shipped, StoreError};
 
 mod log;
 mod proof;
@@ -25,6 +25,7 @@ pub struct Memory {
     /// Takes the events, but fails to say so.
     pub mute: AtomicBool,
     pub events: Mutex<BTreeMap<u64, AuditEntry>>,
+    pub checkpoint: Mutex<Option<String>>,
 }
 
 impl Memory {
@@ -48,17 +49,27 @@ impl AuditStore for Memory {
         self.check()?;
         Ok(self.events.lock().unwrap().values().next_back().cloned())
     }
-    async fn append(&self, _node: &str, _epoch_ms: u64, entries: &[AuditEntry]) -> Result<(), StoreError> {
+    async fn append(
+        &self,
+        _node: &str,
+        _epoch_ms: u64,
+        after: u64,
+        entries: &[AuditEntry],
+    ) -> Result<Shipped, StoreError> {
         self.check()?;
         let mut events = self.events.lock().unwrap();
-        for entry in entries {
+        let last = events.keys().next_back().copied().unwrap_or(0);
+        if last < after {
+            return Ok(Shipped::Behind(last));
+        }
+        for entry in entries.iter() {
             let there = events.entry(entry.seq).or_insert_with(|| entry.clone());
             assert_eq!(there.json, entry.json, "an event was shipped twice and differs");
         }
         if self.mute.load(Ordering::SeqCst) {
             Err(StoreError::Unavailable("mute".to_owned()))
         } else {
-            Ok(())
+            Ok(Shipped::There)
         }
     }
     async fn read(&self, _: &str, _: u64, _: usize) -> Result<Vec<AuditEntry>, StoreError> {
@@ -68,6 +79,14 @@ impl AuditStore for Memory {
         Ok(Vec::new())
     }
     async fn nodes(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn set_checkpoint(&self, _: &str, checkpoint: &str) -> Result<(), StoreError> {
+        self.check()?;
+        *self.checkpoint.lock().unwrap() = Some(checkpoint.to_owned());
+        Ok(())
+    }
+    async fn checkpoints(&self) -> Result<Vec<(String, String)>, StoreError> {
         Ok(Vec::new())
     }
 }

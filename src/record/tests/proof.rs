@@ -81,3 +81,62 @@ fn a_line_shows_no_control_characters() {
         "2026-01-05T10:00:00.000000Z g #3 access deny 403 eve\\u{1b}[2J GET h/a\\u{202e}\\u{a}\\u{9b} (forbidden) from ::1"
     );
 }
+
+#[tokio::test]
+async fn a_cut_end_and_another_nodes_events_are_named() {
+    let whole = texts(6).await;
+    let hash = |seq: usize| {
+        let event: Value = serde_json::from_str(&whole[seq - 1]).unwrap();
+        event["hash"].as_str().unwrap().to_owned()
+    };
+    let at = |seq: usize, hash: String| Checkpoint {
+        hash,
+        node: "gate-1".to_owned(),
+        seq: seq as u64,
+        time: "2026-01-05T10:00:00Z".to_owned(),
+    };
+    let prove =
+        |events: &[String], part, seq| verify_chain("gate-1", events, part, Some(&at(seq, hash(seq))));
+    assert_eq!(prove(&whole, false, 6), Ok(6));
+    assert_eq!(prove(&whole, false, 4), Ok(6), "the chain went on after it was signed");
+    assert_eq!(prove(&whole[2..], true, 1), Ok(4), "a part begins after what was signed");
+    let cut = prove(&whole[..4], false, 6).unwrap_err();
+    assert_eq!((cut.seq, cut.reason.contains("event 6 was signed")), (5, true));
+    assert_eq!(prove(&whole[1..3], true, 6).unwrap_err().seq, 4);
+    assert_eq!(prove(&[], false, 6).unwrap_err().seq, 1);
+    let other = verify_chain("gate-1", &whole, false, Some(&at(3, hash(4)))).unwrap_err();
+    assert_eq!((other.seq, other.reason.contains("not the event that was signed")), (3, true));
+
+    let foreign = whole[1].replace("\"node\":\"gate-1\"", "\"node\":\"gate-2\"");
+    let mixed = [whole[0].clone(), foreign, whole[1].clone()];
+    let found = verify_chain("gate-1", &mixed, false, None).unwrap_err();
+    assert_eq!((found.seq, found.reason.contains("`gate-2`")), (2, true));
+}
+
+#[tokio::test]
+async fn the_last_event_is_signed_when_all_is_shipped() {
+    let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
+    let recorder = open(dir.path(), &store, &clock);
+    let records = crate::accounts::memory::Memory::new(clock.clone());
+    let sealer = crate::keys::Sealer::open(dir.path()).unwrap();
+    let algorithm = config::SigningAlgorithm::Es256;
+    let ring = crate::keys::KeyRing::open(records, sealer, algorithm, WAIT, clock.clone()).await.unwrap();
+    let signer = Signer::of(&ring).unwrap();
+    recorder.sign_with(signer.clone());
+    let read = || {
+        let token = store.checkpoint.lock().unwrap().clone()?;
+        let found = Checkpoints { keys: vec![signer.public_key()], checkpoints: vec![token] }.check();
+        Some(found.unwrap().remove(0))
+    };
+    for round in 1..=2 {
+        recorder.refused(&event(Some(&alice()), Outcome::Deny, "/x"), 403).await.unwrap();
+        while read().is_none_or(|checkpoint| checkpoint.seq < round) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    recorder.refused(&event(Some(&alice()), Outcome::Deny, "/x"), 403).await.unwrap();
+    recorder.close(WAIT).await;
+    let last = read().unwrap();
+    assert_eq!((last.seq, last.node.as_str()), (3, "gate-1"));
+    assert_eq!(store.values()[2]["hash"], last.hash);
+}

@@ -10,10 +10,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oauth2::{AuthType, AuthorizationCode, ClientId, ClientSecret, CsrfToken, RedirectUrl, Scope};
 use oauth2::{PkceCodeChallenge, PkceCodeVerifier};
 use openidconnect::core::{
-    CoreAuthenticationFlow, CoreClient, CoreClientAuthMethod, CoreIdToken, CoreJwsSigningAlgorithm,
-    CoreProviderMetadata,
+    CoreAuthDisplay, CoreAuthenticationFlow, CoreClaimName, CoreClaimType, CoreClient, CoreClientAuthMethod,
+    CoreGrantType, CoreIdToken, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm,
+    CoreJweKeyManagementAlgorithm, CoreJwsSigningAlgorithm, CoreResponseMode, CoreResponseType,
+    CoreSubjectIdentifierType,
 };
-use openidconnect::{ClaimsVerificationError, IssuerUrl, Nonce, TokenResponse as _};
+use openidconnect::{
+    AccessToken, AccessTokenHash, AdditionalProviderMetadata, ClaimsVerificationError, IssuerUrl, Nonce,
+    OAuth2TokenResponse as _, ProviderMetadata, TokenResponse as _,
+};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -28,9 +34,38 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// A provider that failed is left alone for this long.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// What a UserInfo answer never says: that is about the sign-in, not about the person.
+const NOT_ABOUT_PEOPLE: [&str; 11] =
+    ["iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "auth_time", "acr", "amr"];
+
+/// Members of the discovery document that OpenID Connect Discovery does not have.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct More {
+    /// RFC 9207 §3.
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: bool,
+}
+
+impl AdditionalProviderMetadata for More {}
+
+type Metadata = ProviderMetadata<
+    More,
+    CoreAuthDisplay,
+    CoreClientAuthMethod,
+    CoreClaimName,
+    CoreClaimType,
+    CoreGrantType,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJweKeyManagementAlgorithm,
+    CoreJsonWebKey,
+    CoreResponseMode,
+    CoreResponseType,
+    CoreSubjectIdentifierType,
+>;
+
 /// What is known of a provider.
 pub struct Known {
-    metadata: CoreProviderMetadata,
+    metadata: Metadata,
     http: Outbound,
     fetched: Timestamp,
 }
@@ -109,8 +144,17 @@ impl Known {
         Ok(request.url().0)
     }
 
+    /// True when `iss` of the browser's return (RFC 9207) is this provider's, or is missing where it may be.
+    pub fn sent(&self, iss: Option<&str>) -> bool {
+        match iss {
+            Some(iss) => iss == self.metadata.issuer().as_str(),
+            None => !self.metadata.additional_metadata().authorization_response_iss_parameter_supported,
+        }
+    }
+
     /// Exchanges the code; the claims of the ID token, verified: signature by the provider's keys with an asymmetric
-    /// algorithm, issuer, audience, expiry, nonce.
+    /// algorithm, issuer, audience, authorized party, expiry, nonce, access token. When they are not
+    /// `complete`, the UserInfo endpoint is asked for the others.
     ///
     /// # Errors
     /// 401 when the code or the token is wrong, 503 when the provider cannot be reached.
@@ -121,6 +165,7 @@ impl Known {
         away: &Away,
         code: &str,
         now: Timestamp,
+        complete: impl Fn(&Map<String, Value>) -> bool,
     ) -> Result<Map<String, Value>, Refusal> {
         let secret = provider.client_secret.as_ref().map(|secret| ClientSecret::new(secret.expose().clone()));
         let client = CoreClient::from_provider_metadata(
@@ -140,33 +185,85 @@ impl Known {
                 oauth2::RequestTokenError::ServerResponse(response) => {
                     wrong(format!("the code was refused: {}", response.error()))
                 }
-                other => away_detail(&other.to_string()),
+                error @ oauth2::RequestTokenError::Parse(..) => {
+                    wrong(format!("the token answer is wrong: {}", chain(&error)))
+                }
+                other => away_detail(&chain(&other)),
             })?;
         let token = answer.id_token().ok_or_else(|| wrong("no ID token"))?;
-        match self.verify(provider, token, &away.nonce) {
+        let access = answer.access_token();
+        match self.verify(provider, token, access, &away.nonce) {
             Err(ClaimsVerificationError::SignatureVerification(_)) if now.since(self.fetched) >= AGAIN => {
                 let newer = Self::newer_than(provider, now, AGAIN).await?;
-                newer.verify(provider, token, &away.nonce)
+                newer.verify(provider, token, access, &away.nonce)
             }
             result => result,
         }
-        .map_err(|error| wrong(format!("the ID token is wrong: {error}")))?;
-        payload(&token.to_string()).ok_or_else(|| wrong("the ID token is not readable"))
+        .map_err(|error| wrong(format!("the ID token is wrong: {}", chain(&error))))?;
+        let claims = payload(&token.to_string()).ok_or_else(|| wrong("the ID token is not readable"))?;
+        if complete(&claims) { Ok(claims) } else { self.with_user_info(claims, access).await }
+    }
+
+    /// Adds what the UserInfo endpoint knows of the same subject (OpenID Connect Core §5.3); the ID token's own claims
+    /// stay, and an address is never called verified by another document than the one that has it.
+    async fn with_user_info(
+        &self,
+        mut claims: Map<String, Value>,
+        access: &AccessToken,
+    ) -> Result<Map<String, Value>, Refusal> {
+        let Some(endpoint) = self.metadata.userinfo_endpoint() else { return Ok(claims) };
+        let request = http::Request::get(endpoint.as_str())
+            .header("authorization", format!("Bearer {}", access.secret()))
+            .header("accept", "application/json")
+            .body(Vec::new())
+            .map_err(|_| away_detail("its UserInfo endpoint cannot be called"))?;
+        let answer = self.http.send(request).await.map_err(|error| away_detail(&error.to_string()))?;
+        if answer.status() != http::StatusCode::OK {
+            return Err(away_detail(&format!("its UserInfo endpoint answered {}", answer.status())));
+        }
+        let more: Map<String, Value> = serde_json::from_slice(answer.body())
+            .map_err(|_| away_detail("its UserInfo endpoint did not answer JSON"))?;
+        if more.get("sub") != claims.get("sub") {
+            return Err(wrong("UserInfo is about another subject than the ID token"));
+        }
+        let has_email = claims.contains_key("email");
+        for (name, value) in more {
+            let of_another_address = has_email && name == "email_verified";
+            if !of_another_address && !NOT_ABOUT_PEOPLE.contains(&name.as_str()) {
+                claims.entry(name).or_insert(value);
+            }
+        }
+        Ok(claims)
     }
 
     fn verify(
         &self,
         provider: &Provider,
         token: &CoreIdToken,
+        access: &AccessToken,
         nonce: &str,
     ) -> Result<(), ClaimsVerificationError> {
+        let other = |text: &str| ClaimsVerificationError::Other(text.to_owned());
         let client = CoreClient::from_provider_metadata(
             self.metadata.clone(),
             ClientId::new(provider.client_id.clone()),
             None,
         );
         let verifier = client.id_token_verifier().set_allowed_algs(self.algorithms());
-        token.claims(&verifier, &Nonce::new(nonce.to_owned())).map(|_| ())
+        let claims = token.claims(&verifier, &Nonce::new(nonce.to_owned()))?;
+        if claims.authorized_party().is_some_and(|party| party.as_str() != provider.client_id) {
+            return Err(other("it was issued to another client"));
+        }
+        if let Some(expected) = claims.access_token_hash() {
+            let algorithm = token.signing_alg().map_err(ClaimsVerificationError::SignatureVerification)?;
+            let key = token.signing_key(&verifier).map_err(ClaimsVerificationError::SignatureVerification)?;
+            let hash = AccessTokenHash::from_token(access, algorithm, key)
+                .map_err(|_| other("its at_hash cannot be checked"))?;
+            if hash != *expected {
+                return Err(other("it belongs to another access token"));
+            }
+        }
+        Ok(())
     }
 
     /// The provider's algorithms without `none` and without those whose key is our client secret.
@@ -199,7 +296,7 @@ async fn discover(provider: &Provider, now: Timestamp) -> Result<Known, Refusal>
     let mut last = String::new();
     for issuer in [bare, text] {
         let issuer = IssuerUrl::new(issuer.to_owned()).map_err(|error| away_detail(&error.to_string()))?;
-        match CoreProviderMetadata::discover_async(issuer, &http).await {
+        match Metadata::discover_async(issuer, &http).await {
             Ok(metadata) => return Ok(Known { metadata, http, fetched: now }),
             Err(openidconnect::DiscoveryError::Validation(reason)) => last = reason,
             Err(error) => return Err(away_detail(&chain(&error))),

@@ -1,7 +1,7 @@
 //! The provider against a small one on loopback.
 
 use super::*;
-use crate::portal::carry::Destination;
+use crate::http::landing::Destination;
 use crate::sso::claims::tests::provider;
 use serde_json::json;
 use std::sync::Mutex;
@@ -113,7 +113,7 @@ async fn a_code_becomes_verified_claims() {
 
     let good = fake.claims(&away.nonce);
     fake.give(es256(), &fake.signer(), &good);
-    let claims = known.exchange(&provider, &redirect, &away, "c", now).await.unwrap();
+    let claims = known.exchange(&provider, &redirect, &away, "c", now, |_| true).await.unwrap();
     assert_eq!(claims["sub"], "1234");
     let asked = fake.asked.lock().unwrap().last().unwrap().clone();
     assert!(asked.contains(&format!("code_verifier={}", away.verifier)) && asked.contains("code=c"));
@@ -133,18 +133,18 @@ async fn a_code_becomes_verified_claims() {
         with("exp", json!("text")),
     ] {
         fake.give(es256(), &fake.signer(), &bad);
-        assert!(known.exchange(&provider, &redirect, &away, "c", now).await.is_err(), "{bad}");
+        assert!(known.exchange(&provider, &redirect, &away, "c", now, |_| true).await.is_err(), "{bad}");
     }
     let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let other = jsonwebtoken::EncodingKey::from_ec_der(&other.serialize_der());
     fake.give(es256(), &other, &good);
-    assert!(known.exchange(&provider, &redirect, &away, "c", now).await.is_err());
+    assert!(known.exchange(&provider, &redirect, &away, "c", now, |_| true).await.is_err());
     let symmetric = jsonwebtoken::EncodingKey::from_secret(b"secret");
     fake.give(jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256), &symmetric, &good);
-    assert!(known.exchange(&provider, &redirect, &away, "c", now).await.is_err());
+    assert!(known.exchange(&provider, &redirect, &away, "c", now, |_| true).await.is_err());
     let payload = URL_SAFE_NO_PAD.encode(good.to_string());
     *fake.token.lock().unwrap() = format!("{}.{payload}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#));
-    assert!(known.exchange(&provider, &redirect, &away, "c", now).await.is_err());
+    assert!(known.exchange(&provider, &redirect, &away, "c", now, |_| true).await.is_err());
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn documents_are_kept_and_keys_asked_for_once_a_minute() {
     let other = jsonwebtoken::EncodingKey::from_ec_der(&other.serialize_der());
     fake.give(es256(), &other, &fake.claims(&away.nonce));
     for (seconds, asked) in [(1010, 3), (1070, 6), (1071, 7)] {
-        assert!(known.exchange(&provider, &redirect, &away, "c", at(seconds)).await.is_err());
+        assert!(known.exchange(&provider, &redirect, &away, "c", at(seconds), |_| true).await.is_err());
         assert_eq!(fake.asked.lock().unwrap().len(), asked, "at {seconds}");
     }
 }

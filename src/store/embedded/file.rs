@@ -17,10 +17,17 @@ pub(super) struct File {
     database: RwLock<Option<Database>>,
 }
 
+/// How much of the file is kept in memory, in bytes: the parts in use are few, and the system keeps the rest.
+const CACHE: usize = 8 << 20;
+
+/// From this length in bytes each commit also writes which pages are free. Without that, opening the file after a kill
+/// reads all of it: a second and more for each GiB.
+const LARGE: u64 = 64 << 20;
+
 /// Opens the file, or makes it.
 pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     let name = path.display();
-    Database::create(path).map_err(|error| match error {
+    Database::builder().set_cache_size(CACHE).create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::Refused(format!(
             "{name} is in use: another process holds it; stop that process or ask it through its admin address"
         )),
@@ -29,6 +36,16 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
         }
         other => StoreError::Refused(format!("cannot open {name}: {other}")),
     })
+}
+
+/// A transaction whose commit reaches the disk.
+pub(super) fn begin(database: &Database, path: &Path) -> Result<WriteTransaction, StoreError> {
+    let mut transaction = database.begin_write().map_err(away)?;
+    transaction.set_durability(Durability::Immediate).map_err(|error| {
+        StoreError::Unavailable(format!("the embedded store cannot write durably: {error}"))
+    })?;
+    transaction.set_quick_repair(std::fs::metadata(path).is_ok_and(|file| file.len() >= LARGE));
+    Ok(transaction)
 }
 
 impl File {
@@ -48,11 +65,7 @@ impl File {
             self.reopen();
         }
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let mut transaction = database.as_ref().ok_or_else(closed)?.begin_write().map_err(away)?;
-        transaction.set_durability(Durability::Immediate).map_err(|error| {
-            StoreError::Unavailable(format!("the embedded store cannot write durably: {error}"))
-        })?;
-        Ok(transaction)
+        begin(database.as_ref().ok_or_else(closed)?, &self.path)
     }
 
     /// After a failure: closes the file, also for reads that are under way, and opens it again. When that fails the next

@@ -49,7 +49,7 @@ pub fn open(data_dir: &Path, clock: SharedClock) -> Result<Store, StoreError> {
     let refused = |error| StoreError::Refused(format!("cannot make {}: {error}", path.display()));
     make_private(data_dir, &path).map_err(refused)?;
     let database = file::open(&path)?;
-    let epoch = prepare(&database)?;
+    let epoch = prepare(&database, &path)?;
     let file = Arc::new(File::new(path, database));
     let writer = Writer::start(Arc::clone(&file), Arc::clone(&clock))?;
     let shared = Arc::new(Shared { writer, file, clock, epoch });
@@ -70,14 +70,15 @@ fn make_private(data_dir: &Path, path: &Path) -> std::io::Result<()> {
 }
 
 /// Makes every table, so that reads find them, and the log's epoch; returns the epoch.
-fn prepare(database: &Database) -> Result<u64, StoreError> {
-    let transaction = database.begin_write().map_err(away)?;
+fn prepare(database: &Database, path: &Path) -> Result<u64, StoreError> {
+    let transaction = file::begin(database, path)?;
     for definition in records::TABLES {
         transaction.open_table(definition).map_err(away)?;
     }
     transaction.open_table(records::EXPIRIES).map_err(away)?;
     transaction.open_table(revocations::LOG).map_err(away)?;
     transaction.open_table(audit::EVENTS).map_err(away)?;
+    transaction.open_table(audit::CHECKPOINTS).map_err(away)?;
     let epoch = {
         let mut meta = transaction.open_table(revocations::META).map_err(away)?;
         let known = meta.get(revocations::EPOCH).map_err(away)?.map(|guard| guard.value());

@@ -156,6 +156,18 @@ impl Connection {
         self.run(async move |mut manager| command.query_async(&mut manager).await).await
     }
 
+    /// Sends one command that changes nothing, again when the connection ended under it.
+    pub(super) async fn read<T: FromRedisValue + Send + 'static>(
+        &self,
+        command: Cmd,
+    ) -> Result<T, StoreError> {
+        self.run(async move |mut manager| match command.query_async(&mut manager).await {
+            Err(error) if error.is_connection_dropped() => command.query_async(&mut manager).await,
+            answer => answer,
+        })
+        .await
+    }
+
     /// Runs a script; `scripts` says what its keys and arguments are.
     pub(super) async fn script<T: FromRedisValue + Send + 'static>(
         &self,
@@ -176,8 +188,9 @@ impl Connection {
         .await
     }
 
-    /// Sends one write, and returns after every replica that the master has confirmed it (`WAIT`, in one pipeline with
-    /// the write: it speaks for its connection alone).
+    /// Sends one write, and returns after every replica that the master has confirmed it: `WAIT`, in one pipeline with
+    /// the write because it speaks for its connection alone, and counted only when that server is the one whose replicas
+    /// were counted before, and still the master.
     ///
     /// # Errors
     /// `Unavailable` also when the write was done and a replica did not confirm it: the caller sends it again.
@@ -185,19 +198,21 @@ impl Connection {
         &self,
         write: Cmd,
     ) -> Result<T, StoreError> {
-        let info: String = self.send(redis::cmd("INFO").arg("replication").take()).await?;
-        let wanted = online_replicas(&info);
-        if wanted == 0 {
-            return self.send(write).await;
-        }
+        let ask = |section| redis::cmd("INFO").arg(section).take();
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(ask("server")).add_command(ask("replication"));
+        let (server, replication): (String, String) =
+            self.run(async move |mut manager| pipeline.query_async(&mut manager).await).await?;
+        let wanted = online_replicas(&replication);
         let patience = u64::try_from(self.timeout.as_millis() / 2).unwrap_or(u64::MAX).max(1);
-        let (answer, confirmed): (T, u64) = self
-            .run(async move |mut manager| {
-                let mut pipeline = redis::pipe();
-                pipeline.add_command(write).cmd("WAIT").arg(wanted).arg(patience);
-                pipeline.query_async(&mut manager).await
-            })
-            .await?;
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(write).cmd("WAIT").arg(wanted).arg(patience);
+        pipeline.add_command(ask("server")).add_command(ask("replication"));
+        let (answer, confirmed, after, replication): (T, u64, String, String) =
+            self.run(async move |mut manager| pipeline.query_async(&mut manager).await).await?;
+        if field(&server, "run_id") != field(&after, "run_id") || field(&replication, "role") != "master" {
+            return Err(self.away("another server answers than before the write".to_owned()));
+        }
         if confirmed < wanted {
             return Err(self.away(format!("{confirmed} of {wanted} replicas confirmed a write")));
         }
@@ -215,13 +230,16 @@ fn online_replicas(info: &str) -> u64 {
     u64::try_from(info.lines().filter(online).count()).unwrap_or(u64::MAX)
 }
 
+/// A value of `INFO`; empty when it is not there.
+fn field<'a>(info: &'a str, name: &str) -> &'a str {
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(str::trim).unwrap_or_default()
+}
+
 /// What must hold of the server before it is used.
 pub(super) async fn check(connection: &Connection) -> Result<(), StoreError> {
     let info: String = connection.send(redis::cmd("INFO")).await?;
-    let field = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.map(str::trim).unwrap_or_default()
-    };
+    let field = |name| field(&info, name);
     let at = &connection.name;
     let version = field("redis_version");
     let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
@@ -272,6 +290,11 @@ fn failed(name: &str, error: &redis::RedisError) -> StoreError {
         return StoreError::Refused(format!(
             "redis at {name} does not take the credentials; check [store.redis] username and password, and what \
              that user may do: {error}"
+        ));
+    }
+    if error.to_string().contains("switch database") {
+        return StoreError::Refused(format!(
+            "redis at {name} does not have the database that [store.redis] database names: {error}"
         ));
     }
     if matches!(error.kind(), Parse | UnexpectedReturnType) || error.code() == Some("WRONGTYPE") {

@@ -20,12 +20,14 @@ use crate::model::SharedClock;
 use connection::Connection;
 
 /// Connects, and checks that the server is usable: version, no eviction policy that can drop security state.
-/// `runtime`: where connections live; callers may await from any runtime.
+/// `audit`: how events are put into stream entries. `runtime`: where connections live; callers may await from any
+/// runtime.
 ///
 /// # Errors
 /// `Unavailable` when the server does not answer; `Refused`, saying what to do, when it cannot be used as it is set up.
 pub async fn open(
     config: &config::Redis,
+    audit: &config::Audit,
     runtime: tokio::runtime::Handle,
     clock: SharedClock,
 ) -> Result<Store, StoreError> {
@@ -38,7 +40,7 @@ pub async fn open(
     Ok(Store {
         records: Arc::new(records::Redis::new(shared.clone(), &prefix, Arc::clone(&clock))),
         revocations: Arc::new(revocations::Redis::new(shared.clone(), confirmed.clone(), &prefix, clock)),
-        audit: Arc::new(audit::Redis::new(shared, confirmed, prefix)),
+        audit: Arc::new(audit::Redis::new(shared, confirmed, prefix, super::pack::Form::of(audit))),
         kind: "redis",
     })
 }

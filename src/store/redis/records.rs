@@ -75,7 +75,7 @@ impl Records for Redis {
     async fn get(&self, table: Table, key: &str) -> Result<Option<Record>, StoreError> {
         let key = format!("{}{key}", self.base(table));
         let command = redis::cmd("HMGET").arg(key).arg("v").arg("n").take();
-        let (value, version): (Option<Vec<u8>>, Option<u64>) = self.connection.send(command).await?;
+        let (value, version): (Option<Vec<u8>>, Option<u64>) = self.connection.read(command).await?;
         Ok(value.zip(version).map(record))
     }
 
@@ -155,6 +155,6 @@ impl Records for Redis {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.connection.send::<String>(redis::cmd("PING")).await.map(drop)
+        self.connection.read::<String>(redis::cmd("PING")).await.map(drop)
     }
 }

@@ -190,26 +190,39 @@ return {epoch, redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', ARGV[3])}
     )
 });
 
-/// Keys: the node's stream, the set of nodes. Arguments: node, epoch in milliseconds, then pairs of `seq` and event.
-/// Ids are `<epoch ms>-<seq>` and only grow; what is there already is skipped. How many were added.
+/// Keys: the node's stream, the set of nodes. Arguments: node, epoch in milliseconds, the last `seq` that must be there,
+/// then entries as first `seq`, last `seq`, field and value. Ids are `<epoch ms>-<last seq>` and only grow: where entries
+/// were taken from the end, a greater epoch goes on below their numbers. What is there already is skipped; an entry of
+/// which a part is there, and everything after it, is for the caller to send again. The `seq` of the last event.
 pub(super) const SHIP: &str = r"
-local epoch, last, added = ARGV[2], 0, 0
+local epoch, after, last = tonumber(ARGV[2]), tonumber(ARGV[3]), 0
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  local info, id = redis.call('XINFO', 'STREAM', KEYS[1])
   for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then
-      local ms, seq = string.match(info[i + 1], '^(%d+)%-(%d+)$')
-      last = tonumber(seq)
-      if tonumber(ms) > tonumber(epoch) then epoch = ms end
-    end
+    if info[i] == 'last-generated-id' then id = info[i + 1] end
+  end
+  local ms, seq = parts(id)
+  local top = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  if top[1] and top[1][1] ~= id then
+    ms, last = ms + 1, select(2, parts(top[1][1]))
+  else
+    last = seq
+  end
+  epoch = math.max(epoch, ms)
+end
+if last < after then return last end
+for i = 4, #ARGV, 4 do
+  local first, upto = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+  if upto > last then
+    if first <= last then return last end
+    redis.call('XADD', KEYS[1], string.format('%.0f-%.0f', epoch, upto), ARGV[i + 2], ARGV[i + 3])
+    redis.call('SADD', KEYS[2], ARGV[1])
+    last = upto
   end
 end
-for i = 3, #ARGV, 2 do
-  if tonumber(ARGV[i]) > last then
-    redis.call('XADD', KEYS[1], epoch .. '-' .. ARGV[i], 'event', ARGV[i + 1])
-    added = added + 1
-  end
-end
-if added > 0 then redis.call('SADD', KEYS[2], ARGV[1]) end
-return added
+return last
 ";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{Secret, SystemClock, Timestamp};
-use crate::store::{AuditEntry, Expect, RevocationEntry, Revoked, Table, conformance};
+use crate::store::{AuditEntry, Expect, RevocationEntry, Revoked, Shipped, Table, conformance};
 
 /// A server of our own, ended with the value.
 struct Server {
@@ -80,7 +80,17 @@ fn words(text: &str) -> Vec<String> {
 }
 
 async fn opened(config: &config::Redis) -> Result<Store, StoreError> {
-    open(config, tokio::runtime::Handle::current(), Arc::new(SystemClock)).await
+    opened_with(config, &config::Audit::default()).await
+}
+
+async fn opened_with(config: &config::Redis, audit: &config::Audit) -> Result<Store, StoreError> {
+    open(config, audit, tokio::runtime::Handle::current(), Arc::new(SystemClock)).await
+}
+
+/// How events are put into entries: one each, several, several compressed.
+fn forms() -> [config::Audit; 3] {
+    let batch = config::Audit { entry: config::AuditEntry::Batch, ..config::Audit::default() };
+    [config::Audit::default(), batch.clone(), config::Audit { compress: true, ..batch }]
 }
 
 async fn refusal(config: &config::Redis) -> String {
@@ -107,6 +117,57 @@ async fn raw(config: &config::Redis, command: &str) -> redis::Value {
 async fn a_plain_server_conforms() {
     let server = Server::plain();
     conforms(&server.config()).await;
+}
+
+#[tokio::test]
+async fn entries_of_several_events_conform() {
+    for audit in &forms()[1..] {
+        let server = Server::plain();
+        let store = opened_with(&server.config(), audit).await.unwrap();
+        conformance::run(&store, Arc::new(SystemClock), tokio::time::sleep).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_form_changed_is_read_as_one() {
+    let server = Server::plain();
+    let event = |seq: u64| AuditEntry { seq, time: Timestamp::default(), json: format!("{{\"seq\":{seq}}}") };
+    let events: Vec<AuditEntry> = (1..=90).map(event).collect();
+    for (round, audit) in forms().iter().cycle().take(9).enumerate() {
+        let audit_store = opened_with(&server.config(), audit).await.unwrap().audit;
+        // Each shipment repeats a part of the one before.
+        let from = (round * 10).saturating_sub(3);
+        let sent = &events[from..round * 10 + 10];
+        let epoch = 1_000 + u64::try_from(round).unwrap() / 2;
+        let after = u64::try_from(round * 10).unwrap();
+        assert_eq!(audit_store.append("n", epoch, after, sent).await.unwrap(), Shipped::There);
+        let there = &events[..round * 10 + 10];
+        assert_eq!(audit_store.read("n", 1, 1000).await.unwrap(), there);
+        for from in [2, 9, 10, 11, 15, 57, 90] {
+            let wanted: Vec<_> = there.iter().filter(|event| event.seq >= from).take(7).cloned().collect();
+            assert_eq!(audit_store.read("n", from, 7).await.unwrap(), wanted);
+            let before = there.iter().rev().filter(|event| event.seq < from);
+            let wanted: Vec<_> = before.take(13).cloned().collect();
+            assert_eq!(audit_store.read_back("n", Some(from), 13).await.unwrap(), wanted, "{from} {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_end_is_noticed_and_can_be_shipped_again() {
+    let server = Server::plain();
+    let store = server.store().await;
+    let event = |seq: u64| AuditEntry { seq, time: Timestamp::default(), json: format!("{{\"seq\":{seq}}}") };
+    let events: Vec<AuditEntry> = (1..=9).map(event).collect();
+    store.audit.append("n", 1_000, 0, &events[..6]).await.unwrap();
+    for id in ["1000-5", "1000-6"] {
+        raw(&server.config(), &format!("XDEL portcullis:audit:{{n}} {id}")).await;
+    }
+    assert_eq!(store.audit.append("n", 1_000, 6, &events[6..]).await.unwrap(), Shipped::Behind(4));
+    assert_eq!(store.audit.append("n", 1_000, 4, &events[4..]).await.unwrap(), Shipped::There);
+    assert_eq!(store.audit.read("n", 1, 100).await.unwrap(), events);
+    raw(&server.config(), "FLUSHALL").await;
+    assert_eq!(store.audit.append("n", 1_000, 9, &[event(10)]).await.unwrap(), Shipped::Behind(0));
 }
 
 #[tokio::test]
@@ -242,7 +303,7 @@ async fn audit_streams_have_the_documented_form() {
     let server = Server::plain();
     let store = server.store().await;
     let event = AuditEntry { seq: 1, time: Timestamp::default(), json: "{}".to_owned() };
-    store.audit.append("gate-1", 1_800_000_000_000, &[event]).await.unwrap();
+    store.audit.append("gate-1", 1_800_000_000_000, 0, &[event]).await.unwrap();
     let found = raw(&server.config(), "XRANGE portcullis:audit:{gate-1} - +").await;
     let found: Vec<(String, Vec<String>)> = redis::from_redis_value(found).unwrap();
     assert_eq!(found, [("1800000000000-1".to_owned(), vec!["event".to_owned(), "{}".to_owned()])]);
@@ -257,15 +318,7 @@ async fn writes_wait_for_replicas_that_are_in_step() {
     let store = master.store().await;
     let replica = Server::start(|_| words(&format!("--replicaof 127.0.0.1 {}", master.port)));
     assert!(refusal(&replica.config()).await.contains("replica"));
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        let info: String = redis::from_redis_value(raw(&master.config(), "INFO replication").await).unwrap();
-        if info.contains("state=online") {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "{info}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    in_step(&master).await;
     store.revocations.append(&revoked("a")).await.unwrap();
     let length = raw(&replica.config(), "XLEN portcullis:revocations").await;
     assert_eq!(length, redis::Value::Int(1));
@@ -305,11 +358,101 @@ fn a_store_outlives_the_runtimes_of_its_callers() {
     let handle = home.handle().clone();
     let store = std::cell::OnceCell::new();
     let opening = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let opened = opening.block_on(open(&config, handle, Arc::new(SystemClock))).unwrap();
+    let opened =
+        opening.block_on(open(&config, &config::Audit::default(), handle, Arc::new(SystemClock))).unwrap();
     drop(opening);
     assert!(store.set(opened).is_ok());
     for _ in 0..3 {
         let records = store.get().unwrap().records.clone();
         call(Box::pin(async move { records.ping().await.unwrap() }));
+    }
+}
+
+/// Waits until the replica is in step with its master.
+async fn in_step(master: &Server) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let info: String = redis::from_redis_value(raw(&master.config(), "INFO replication").await).unwrap();
+        if info.contains("state=online") {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{info}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_replica_does_not_confirm_does_not_count_also_when_it_is_sent_again() {
+    let master = Server::plain();
+    let replica = Server::start(|_| words(&format!("--replicaof 127.0.0.1 {}", master.port)));
+    in_step(&master).await;
+    let mut config = master.config();
+    config.timeout = Duration::from_millis(600);
+    let store = opened(&config).await.unwrap();
+    let event = AuditEntry { seq: 1, time: Timestamp::default(), json: "{}".to_owned() };
+    let ship = || store.audit.append("n", 1, 0, std::slice::from_ref(&event));
+    let pid = rustix::process::Pid::from_child(&replica.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    for _ in 0..2 {
+        let Err(StoreError::Unavailable(text)) = ship().await else { panic!("must not count") };
+        assert!(text.contains("0 of 1 replicas"), "{text}");
+    }
+    // Nor on a new connection, for which the write is another's.
+    let again = opened(&config).await.unwrap();
+    assert!(again.audit.append("n", 1, 0, std::slice::from_ref(&event)).await.is_err());
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(ship().await.unwrap(), Shipped::There);
+    assert_eq!(raw(&replica.config(), "XLEN portcullis:audit:{n}").await, redis::Value::Int(1));
+}
+
+/// Answers as a server whose run id is another one each time that it is asked `changes`, and counts replicas as told.
+async fn impostor(listener: tokio::net::TcpListener, changes: bool) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    while let Ok((mut socket, _)) = listener.accept().await {
+        let asked = Arc::clone(&asked);
+        tokio::spawn(async move {
+            let mut bytes = vec![0; 65_536];
+            while let Ok(count @ 1..) = socket.read(&mut bytes).await {
+                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                let mut answer = String::new();
+                for command in text.split("\r\n*").filter(|command| !command.is_empty()) {
+                    let word = command.split("\r\n").nth(2).unwrap_or_default().to_uppercase();
+                    match word.as_str() {
+                        "INFO" => {
+                            let number =
+                                asked.fetch_add(u64::from(changes), std::sync::atomic::Ordering::SeqCst);
+                            let info = format!("run_id:{number}\r\nrole:master\r\n");
+                            answer.push_str(&format!("${}\r\n{info}\r\n", info.len()));
+                        }
+                        "EVAL" | "WAIT" => answer.push_str(":1\r\n"),
+                        _ => answer.push_str("+OK\r\n"),
+                    }
+                }
+                if socket.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_write_counts_only_when_the_same_server_answers_before_and_after() {
+    for changes in [false, true] {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let config = config(format!("redis://{}", listener.local_addr().unwrap()));
+        let serving = tokio::spawn(impostor(listener, changes));
+        let client = connection::client(&config).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        let connection = Connection::open(&client, &config, &runtime).await.unwrap();
+        let write = redis::cmd("EVAL").arg("x").arg(0).take();
+        let written = connection.send_confirmed::<u64>(write).await;
+        if changes {
+            assert!(matches!(written, Err(StoreError::Unavailable(text)) if text.contains("another server")));
+        } else {
+            assert_eq!(written.unwrap(), 1);
+        }
+        serving.abort();
     }
 }

@@ -1,6 +1,8 @@
 //! `portcullis audit` and `portcullis why`: what was decided, and the proof that nothing of it is missing.
 
-use std::io::Write as _;
+mod verify;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,15 +10,16 @@ use clap::{Subcommand, ValueEnum};
 use http::Method;
 use serde_json::Value;
 
-use super::node::{Node, block_on};
-use super::{Context, Done, Failure, Output};
+use crate::cli::node::{Node, with};
+use crate::cli::{Context, Done, Failure, Output, emit};
 use crate::model::{Clock as _, SystemClock};
 use crate::record;
 
 /// What to do with the audit.
 #[derive(Subcommand, Debug)]
 pub enum AuditCommand {
-    /// Print the newest events.
+    /// Print the newest events, and with `--follow` each further one once.
+    #[command(after_help = "Example:\n  portcullis audit tail --follow")]
     Tail {
         /// Go on printing as events happen.
         #[arg(short, long)]
@@ -26,6 +29,9 @@ pub enum AuditCommand {
         lines: usize,
     },
     /// Find events.
+    #[command(
+        after_help = "Example:\n  portcullis audit query --since 1h --sub bob --decision deny --path '/admin/*'"
+    )]
     Query {
         /// Not older than this: `1h`, `7d`.
         #[arg(long, default_value = "1h")]
@@ -47,19 +53,33 @@ pub enum AuditCommand {
         limit: usize,
     },
     /// Print every event of every node by node and sequence.
+    #[command(after_help = "Example:\n  portcullis audit export --format csv > audit.csv")]
     Export {
         /// The format.
         #[arg(long, value_enum, default_value_t = Format::Jsonl)]
         format: Format,
     },
-    /// Verify the hash chain: 1 with the sequence of the first event that is missing, changed or reordered.
+    #[command(
+        after_help = "Example:\n  portcullis audit export > audit.jsonl && portcullis audit verify audit.jsonl"
+    )]
+    /// Verify the hash chains and the signed checkpoints: 1 with the sequence of the first event that is missing, changed
+    /// or reordered.
     Verify {
         /// Only this node's chain.
         #[arg(long)]
         node: Option<String>,
+        /// Begin at this event and believe it in what came before, as after old events were removed.
+        #[arg(long, requires = "node")]
+        from: Option<u64>,
+        /// Checkpoints that were kept (`audit checkpoints`), instead of or beside those of the store.
+        #[arg(long)]
+        checkpoints: Option<PathBuf>,
         /// An export to verify instead of a node's store.
         file: Option<PathBuf>,
     },
+    #[command(after_help = "Example:\n  portcullis audit checkpoints > checkpoints.json")]
+    /// Print the newest signed checkpoint of each node and the key that checks them; keep them elsewhere.
+    Checkpoints,
 }
 
 /// The format of an export.
@@ -89,14 +109,21 @@ pub fn run(context: &Context, command: &AuditCommand) -> Done {
                     query.append_pair(key, value);
                 }
             }
-            let node = Node::find(context)?;
-            let events =
-                block_on(node.call(Method::GET, &format!("/api/v1/audit?{}", query.finish()), None))?;
+            let path = format!("/api/v1/audit?{}", query.finish());
+            let events = with(context, async |node: &Node<'_>| node.call(Method::GET, &path, None).await)?;
             print_all(context, &events);
             Ok(())
         }
         AuditCommand::Export { format } => export(context, *format),
-        AuditCommand::Verify { node, file } => verify(context, node.as_deref(), file.as_ref()),
+        AuditCommand::Verify { node, from, checkpoints, file } => {
+            verify::run(context, &verify::What { node, from: *from, checkpoints, file })
+        }
+        AuditCommand::Checkpoints => {
+            emit(with(context, async |node: &Node<'_>| {
+                node.call(Method::GET, verify::CHECKPOINTS, None).await
+            })?);
+            Ok(())
+        }
     }
 }
 
@@ -104,15 +131,15 @@ pub fn run(context: &Context, command: &AuditCommand) -> Done {
 pub fn why(context: &Context, request_id: &str) -> Done {
     let id = crate::model::RequestId::parse(request_id)
         .ok_or_else(|| Failure::usage(format!("`{request_id}` is not a request id (26 characters)")))?;
-    let node = Node::find(context)?;
-    let text = block_on(node.call(Method::GET, &format!("/api/v1/audit?request={id}"), None))?;
+    let path = format!("/api/v1/audit?request={id}");
+    let text = with(context, async |node: &Node<'_>| node.call(Method::GET, &path, None).await)?;
     if text.is_empty() {
         return Err(Failure::no(format!("no event of request {id}")));
     }
     print_all(context, &text);
     if context.output == Output::Text {
         for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            print!("{}", in_words(&event));
+            emit(in_words(&event).trim_end());
         }
     }
     Ok(())
@@ -160,9 +187,9 @@ fn print_all(context: &Context, events: &str) {
 
 fn print_one(context: &Context, text: &str) {
     if context.output == Output::Json {
-        println!("{text}");
+        emit(text);
     } else if let Ok(event) = serde_json::from_str::<Value>(text) {
-        println!("{}", line(&event, std::io::IsTerminal::is_terminal(&std::io::stdout())));
+        emit(line(&event, std::io::IsTerminal::is_terminal(&std::io::stdout())));
     }
 }
 
@@ -178,111 +205,110 @@ pub fn line(event: &Value, colour: bool) -> String {
 }
 
 fn tail(context: &Context, follow: bool, lines: usize) -> Done {
-    let node = Node::find(context)?;
-    block_on(async {
-        let mut seen = std::collections::HashSet::new();
-        let mut limit = lines;
+    with(context, async |node: &Node<'_>| {
+        // Before the newest are read: what happens in between is then among them, or follows.
+        let mut next = if follow { ends(node).await? } else { BTreeMap::new() };
+        let newest = node.call(Method::GET, &format!("/api/v1/audit?limit={lines}"), None).await?;
+        print_all(context, &newest);
+        if !follow {
+            return Ok(());
+        }
+        if node.is_offline() {
+            let message = "no node runs: there is nothing to follow; start one with `portcullis serve`";
+            return Err(Failure::unreachable(message));
+        }
+        for text in newest.lines() {
+            note(text, &mut next);
+        }
+        let mut away = false;
         loop {
-            let text = node.call(Method::GET, &format!("/api/v1/audit?limit={limit}"), None).await?;
-            for event in text.lines().filter(|event| seen.insert((*event).to_owned())) {
-                print_one(context, event);
-            }
-            if !follow {
-                return Ok(());
-            }
-            seen = text.lines().map(str::to_owned).collect();
-            limit = PAGE;
-            drop(std::io::stdout().flush());
             tokio::time::sleep(LOOK_EVERY).await;
+            match newer(context, node, &mut next).await {
+                Ok(()) => away = false,
+                Err(failure) if failure.code == 3 || failure.name == "invalid-token" => {
+                    if !away {
+                        eprintln!("{}; trying again", record::printable(&failure.message));
+                    }
+                    away = true;
+                }
+                Err(failure) => return Err(failure),
+            }
         }
     })
 }
 
+/// Prints every event after those that were seen, per node in the order of `seq`.
+async fn newer(context: &Context, node: &Node<'_>, next: &mut BTreeMap<String, u64>) -> Result<(), Failure> {
+    for (name, end) in ends(node).await? {
+        let from = *next.entry(name.clone()).or_insert(1);
+        if end > from {
+            every(node, &name, from, |event| {
+                print_one(context, event);
+                note(event, next);
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Remembers that an event was seen.
+fn note(event: &str, next: &mut BTreeMap<String, u64>) {
+    let event: Value = serde_json::from_str(event).unwrap_or_default();
+    let (name, seq) = (event.get("node").and_then(Value::as_str), event.get("seq").and_then(Value::as_u64));
+    if let (Some(name), Some(seq)) = (name, seq) {
+        let next = next.entry(name.to_owned()).or_insert(1);
+        *next = (*next).max(seq.saturating_add(1));
+    }
+}
+
 /// Every event of a node, page by page.
-async fn every(node: &Node, name: &str, mut each: impl FnMut(&str)) -> Result<(), Failure> {
-    let mut from = 1;
+async fn every(
+    node: &Node<'_>,
+    name: &str,
+    mut from: u64,
+    mut each: impl FnMut(&str),
+) -> Result<(), Failure> {
     loop {
         let query = url::form_urlencoded::Serializer::new(String::new())
             .append_pair("node", name)
-            .append_pair("from", &u64::to_string(&from))
+            .append_pair("from", &from.to_string())
             .append_pair("limit", &PAGE.to_string())
             .finish();
         let text = node.call(Method::GET, &format!("/api/v1/audit/export?{query}"), None).await?;
         let Some(last) = text.lines().last() else { return Ok(()) };
         let last: Value = serde_json::from_str(last).unwrap_or_default();
         text.lines().for_each(&mut each);
-        from = last.get("seq").and_then(Value::as_u64).unwrap_or(u64::MAX - 1) + 1;
+        match last.get("seq").and_then(Value::as_u64) {
+            Some(seq) if seq >= from => from = seq + 1,
+            // Damaged: what comes after it cannot be asked for, and the verification ends here anyway.
+            _ => return Ok(()),
+        }
     }
 }
 
-async fn names(node: &Node) -> Result<Vec<String>, Failure> {
-    let text = node.call(Method::GET, "/api/v1/audit/nodes", None).await?;
-    serde_json::from_str(&text).map_err(|error| Failure::unreachable(format!("the node's answer: {error}")))
+/// The nodes, and the `seq` after the last event of each.
+async fn ends(node: &Node<'_>) -> Result<BTreeMap<String, u64>, Failure> {
+    let nodes = node.json(Method::GET, "/api/v1/audit/nodes", None).await?;
+    let end = |one: &Value| {
+        let name = one.get("node")?.as_str()?.to_owned();
+        Some((name, one.get("last_seq")?.as_u64()?.saturating_add(1)))
+    };
+    Ok(nodes.as_array().into_iter().flatten().filter_map(end).collect())
 }
 
 fn export(context: &Context, format: Format) -> Done {
-    let node = Node::find(context)?;
-    block_on(async {
+    with(context, async |node: &Node<'_>| {
         if format == Format::Csv {
-            println!("{}", record::csv_head());
+            emit(record::csv_head());
         }
-        for name in names(&node).await? {
-            every(&node, &name, |event| match format {
-                Format::Jsonl => println!("{event}"),
-                Format::Csv => {
-                    println!("{}", record::csv_line(&serde_json::from_str(event).unwrap_or_default()))
-                }
+        for name in ends(node).await?.into_keys() {
+            every(node, &name, 1, |event| match format {
+                Format::Jsonl => emit(event),
+                Format::Csv => emit(record::csv_line(&serde_json::from_str(event).unwrap_or_default())),
             })
             .await?;
         }
         Ok(())
     })
-}
-
-fn verify(context: &Context, only: Option<&str>, file: Option<&PathBuf>) -> Done {
-    let mut chains: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
-    if let Some(file) = file {
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let event: Value = serde_json::from_str(line).unwrap_or_default();
-            let node = event.get("node").and_then(Value::as_str).unwrap_or("?").to_owned();
-            chains.entry(node).or_default().push(line.to_owned());
-        }
-    } else {
-        let node = Node::find(context)?;
-        block_on(async {
-            for name in names(&node).await? {
-                let events = chains.entry(name.clone()).or_default();
-                every(&node, &name, |event| events.push(event.to_owned())).await?;
-            }
-            Ok(())
-        })?;
-    }
-    if let Some(only) = only {
-        chains.retain(|name, _| name == only);
-    }
-    let mut broken = false;
-    let mut report = Vec::new();
-    for (name, events) in &chains {
-        match record::verify(events.iter().map(String::as_str)) {
-            Ok(count) => {
-                if context.output == Output::Text {
-                    println!("{}: {count} events, the chain holds", record::printable(name));
-                }
-                report.push(serde_json::json!({"node": name, "ok": true, "events": count}));
-            }
-            Err(record::Broken { seq, reason, .. }) => {
-                broken = true;
-                if context.output == Output::Text {
-                    println!("{}: event {seq}: {reason}", record::printable(name));
-                }
-                report.push(serde_json::json!({"node": name, "ok": false, "seq": seq, "reason": reason}));
-            }
-        }
-    }
-    if context.output == Output::Json {
-        println!("{}", Value::Array(report));
-    }
-    if broken { Err(Failure::no("")) } else { Ok(()) }
 }

@@ -1,8 +1,10 @@
-//! The only file that names concrete backends: build, bind, run, reload, drain.
+//! The only module that names concrete backends: build, bind, run, reload, drain.
 //!
 //! Called by `cli::serve` and `cli::demo`, and by commands that work on a store without a node ([`open`]).
 
-use std::collections::HashSet;
+mod holders;
+mod reload;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +14,11 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::accounts::{Account, Directory};
+use self::reload::Reloader;
+use crate::accounts::{AccountError, Directory};
 use crate::admin;
-use crate::config::{Config, StoreKind};
+use crate::cluster::{self, Members};
+use crate::config::{Config, Loaded, StoreKind};
 use crate::decide::{Decider, Problem};
 use crate::gateway::Gateway;
 use crate::http::Services;
@@ -23,7 +27,7 @@ use crate::keys::{KeyError, KeyRing, Sealer};
 use crate::listen::Listener;
 use crate::metrics::Metrics;
 use crate::model::{SharedClock, SystemClock};
-use crate::record::{RecordError, Recorder};
+use crate::record::{RecordError, Recorder, Signer};
 use crate::revocation::Revocations;
 use crate::sessions::Sessions;
 use crate::store::{self, Store, StoreError};
@@ -31,6 +35,9 @@ use crate::tokens::Tokens;
 
 /// How long the audit log may take to reach the store at the end.
 const SHIP_AT_END: Duration = Duration::from_secs(5);
+
+/// How often the ring of signing keys is read again.
+const READ_KEYS_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +77,21 @@ impl AppError {
     }
 }
 
+/// The files of the running configuration: what a reload reads.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The configuration.
+    pub path: PathBuf,
+    /// Every file that it was read from ([`Loaded::watched`]).
+    pub watched: Vec<PathBuf>,
+}
+
 /// Opens everything that a node consists of, except its sockets.
 ///
 /// # Errors
 /// The first thing that cannot be used.
-pub async fn open(config: Config, file_accounts: Vec<Account>) -> Result<Arc<Services>, AppError> {
+pub async fn open(loaded: Loaded) -> Result<Arc<Services>, AppError> {
+    let Loaded { config, accounts: file_accounts, .. } = loaded;
     let clock: SharedClock = Arc::new(SystemClock);
     private_directory(&config.node.data_dir)?;
     let store = open_store(&config, &clock).await?;
@@ -90,11 +107,25 @@ pub async fn open(config: Config, file_accounts: Vec<Account>) -> Result<Arc<Ser
     .await?;
     let embedded = config.store.kind == StoreKind::Embedded;
     let revocations = Revocations::new(Arc::clone(&store.revocations), embedded, Arc::clone(&clock));
-    tokio::spawn(crate::cluster::follow(Arc::clone(&store.revocations), Arc::clone(&revocations)));
+    tokio::spawn(cluster::follow(Arc::clone(&store.revocations), Arc::clone(&revocations)));
+    tokio::spawn(cluster::follow_keys(Arc::clone(&keys)));
+    let (node, records) = (&config.node, Arc::clone(&store.records));
+    let members = Members::open(records, &node.name, &node.data_dir, Arc::clone(&clock)).await?;
+    tokio::spawn(Arc::clone(&members).keep());
 
     let directory = Arc::new(Directory::new(Arc::clone(&store.records), Arc::clone(&clock)));
-    directory.set_file_accounts(file_accounts);
-    directory.set_configured_roles(configured_roles(&config));
+    let said = holders::said(&config, &file_accounts);
+    let roles = config.given_roles();
+    directory.examine_configured_roles(&roles).await.map_err(unusable)?;
+    adopt(&directory, file_accounts).await?;
+    directory.set_configured_roles(roles);
+    let ended = holders::settle(&*store.records, &revocations, &*clock, &config, &said, None).await?;
+    if ended > 0 {
+        tracing::info!(
+            ended,
+            "accounts or clients differ from those of the last start: what they held has ended"
+        );
+    }
     let decider = open_policies(&config, &clock, &directory).await?;
     directory.set_policy_roles(decider.role_names());
 
@@ -118,7 +149,8 @@ pub async fn open(config: Config, file_accounts: Vec<Account>) -> Result<Arc<Ser
         Arc::clone(&directory),
         Arc::clone(&revocations),
         Arc::clone(&clock),
-    );
+    )
+    .map_err(AppError::Setup)?;
     let recorder = Recorder::open(
         &config.node.name,
         &config.node.data_dir,
@@ -126,6 +158,7 @@ pub async fn open(config: Config, file_accounts: Vec<Account>) -> Result<Arc<Ser
         Arc::clone(&store.audit),
         Arc::clone(&clock),
     )?;
+    recorder.sign_with(Signer::of(&keys).map_err(AppError::Setup)?);
     let metrics = Metrics::new();
     for route in &config.routes {
         metrics.declare_route(&route.name);
@@ -134,6 +167,7 @@ pub async fn open(config: Config, file_accounts: Vec<Account>) -> Result<Arc<Ser
         config: ArcSwap::from_pointee(config),
         directory,
         keys,
+        members,
         tokens,
         sessions,
         identifier,
@@ -144,6 +178,32 @@ pub async fn open(config: Config, file_accounts: Vec<Account>) -> Result<Arc<Ser
         metrics,
         clock,
     }))
+}
+
+/// Takes the accounts of the file, and says which of the store they hide.
+async fn adopt(directory: &Directory, accounts: Vec<crate::model::Account>) -> Result<(), AppError> {
+    match directory.adopt_file_accounts(accounts).await {
+        Ok(hidden) => {
+            say_hidden(&hidden);
+            Ok(())
+        }
+        Err(AccountError::Store(error)) => Err(AppError::Store(error)),
+        Err(error) => Err(AppError::Setup(format!("accounts file: {error}"))),
+    }
+}
+
+fn say_hidden(names: &[String]) {
+    for name in names {
+        tracing::warn!("the account `{name}` of the accounts file hides the one of the store");
+    }
+}
+
+/// A role that the configuration may not give.
+fn unusable(error: AccountError) -> AppError {
+    match error {
+        AccountError::Store(error) => AppError::Store(error),
+        error => AppError::Setup(format!("roles of clients, providers, issuers or certificates: {error}")),
+    }
 }
 
 fn private_directory(path: &Path) -> Result<(), AppError> {
@@ -159,18 +219,9 @@ async fn open_store(config: &Config, clock: &SharedClock) -> Result<Store, Store
     match config.store.kind {
         StoreKind::Embedded => store::embedded::open(&config.node.data_dir, Arc::clone(clock)),
         StoreKind::Redis => {
-            store::redis::open(&config.store.redis, Handle::current(), Arc::clone(clock)).await
+            store::redis::open(&config.store.redis, &config.audit, Handle::current(), Arc::clone(clock)).await
         }
     }
-}
-
-/// Roles that mappings, clients and certificate rules give: names that no new principal may have.
-fn configured_roles(config: &Config) -> HashSet<String> {
-    let mapped = config.providers.iter().flat_map(|provider| provider.roles.values());
-    let trusted = config.trusted_issuers.iter().flat_map(|issuer| issuer.roles.values());
-    let clients = config.clients.iter().flat_map(|client| &client.roles);
-    let certificates = config.certificate_principals.iter().flat_map(|rule| &rule.roles);
-    mapped.chain(trusted).chain(clients).chain(certificates).map(ToString::to_string).collect()
 }
 
 async fn open_policies(
@@ -199,26 +250,47 @@ pub struct Running {
     /// The token of `<data_dir>/admin.token`.
     pub admin_token: String,
     services: Arc<Services>,
+    reloader: Arc<Reloader>,
     shutdown: watch::Sender<bool>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
-/// Binds the sockets, starts the workers and the operators' listener, and watches the policies.
+/// Binds the sockets, starts the workers and the operators' listener, and watches the files for changes.
 ///
 /// # Errors
 /// When a socket, certificate, route or upstream cannot be used.
-pub fn run(services: Arc<Services>) -> Result<Running, AppError> {
+pub fn run(services: Arc<Services>, files: Files) -> Result<Running, AppError> {
     let config = services.config.load_full();
     let listener = Listener::bind(&config).map_err(AppError::Setup)?;
     let public = listener.local_addr();
     let gateway = Gateway::new(Arc::clone(&services)).map_err(AppError::Setup)?;
     let (shutdown, signal) = watch::channel(false);
-    let (admin, admin_token, admin_thread) =
-        admin::start(Arc::clone(&services), signal.clone()).map_err(AppError::Setup)?;
+    let admin = admin::start(Arc::clone(&services), signal.clone()).map_err(AppError::Setup)?;
+    let tls = reload::Certificates { public: listener.tls(), admin: admin.tls };
+    let reloader = Reloader::new(files, Arc::clone(&services), Arc::clone(&gateway), tls);
+    reloader.watch().map_err(AppError::Setup)?;
+    tokio::spawn(follow_keys(Arc::clone(&services.keys)));
     let mut threads = listener.start(Arc::clone(&services), gateway, doors, signal);
-    threads.push(admin_thread);
-    watch_policies(&services);
-    Ok(Running { public, admin, admin_token, services, shutdown, threads })
+    threads.push(admin.thread);
+    let (admin, admin_token) = (admin.address, admin.token);
+    Ok(Running { public, admin, admin_token, services, reloader, shutdown, threads })
+}
+
+/// Reads the ring of signing keys each second: other nodes rotate and retire too. Runs until cancelled.
+async fn follow_keys(keys: Arc<KeyRing>) {
+    let mut ticks = tokio::time::interval(READ_KEYS_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut away = false;
+    loop {
+        ticks.tick().await;
+        let failed = keys.reload().await.err();
+        match &failed {
+            Some(error) if !away => tracing::warn!(%error, "the signing keys cannot be read again"),
+            None if away => tracing::info!("the signing keys are read again"),
+            _ => {}
+        }
+        away = failed.is_some();
+    }
 }
 
 /// The endpoints of every door.
@@ -227,26 +299,8 @@ fn doors(config: &mut actix_web::web::ServiceConfig) {
     crate::oidc::routes(config);
     crate::verify::routes(config);
     crate::sso::routes(config);
-    // Last: what is under the prefix and not registered above is not there.
-    config.service(actix_web::web::resource("/auth{rest:(/.*)?}").to(crate::http::answer::not_found));
-}
-
-fn watch_policies(services: &Arc<Services>) {
-    let (decider, directory) = (Arc::clone(&services.decider), Arc::clone(&services.directory));
-    services.decider.watch(Arc::new(move |outcome| match outcome {
-        Ok(()) => {
-            directory.set_policy_roles(decider.role_names());
-            tracing::info!(digest = %decider.digest(), rows = decider.rows(), "a new policy is live");
-        }
-        Err(problems) => report_refused(&problems),
-    }));
-}
-
-/// Says why a policy did not go live; the last good one stays.
-fn report_refused(problems: &[Problem]) {
-    for problem in problems {
-        tracing::error!(file = problem.file, line = problem.line, "policy not loaded: {}", problem.message);
-    }
+    // What is ours and not registered above is not there.
+    config.default_service(actix_web::web::to(crate::http::answer::not_found));
 }
 
 impl Running {
@@ -255,13 +309,11 @@ impl Running {
         &self.services
     }
 
-    /// Loads the policies again; a held change (most rows would vanish) is confirmed by this.
+    /// Loads configuration and policies again; a held policy (most rows would vanish) is confirmed by this.
     pub async fn reload(&self) {
-        let decider = Arc::clone(&self.services.decider);
-        match tokio::task::spawn_blocking(move || decider.reload(true)).await {
-            Ok(Ok(_changed)) => self.services.directory.set_policy_roles(self.services.decider.role_names()),
-            Ok(Err(problems)) => report_refused(&problems),
-            Err(error) => tracing::error!("reloading the policies failed: {error}"),
+        let reloader = Arc::clone(&self.reloader);
+        if let Err(error) = tokio::task::spawn_blocking(move || reloader.everything()).await {
+            tracing::error!("reloading failed: {error}");
         }
     }
 
@@ -276,6 +328,9 @@ impl Running {
             tracing::error!("a worker ended with a panic");
         }
         self.services.recorder.close(SHIP_AT_END).await;
+        if let Err(error) = self.services.members.leave().await {
+            tracing::warn!(%error, "the other nodes see that this one ended in 5 seconds");
+        }
     }
 }
 
@@ -305,14 +360,11 @@ mod tests {
             "/.well-known/jwks.json",
             "/.well-known/openid-configuration",
             "/.well-known/oauth-authorization-server",
+            "/.well-known/oauth-protected-resource",
         ] {
             // Without the caller in the extensions no handler runs.
             let answer = call_service(&app, TestRequest::get().uri(path).to_request()).await;
             assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR, "{path}");
-        }
-        for path in ["/", "/authx", "/.well-known/other"] {
-            let answer = call_service(&app, TestRequest::get().uri(path).to_request()).await;
-            assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
         }
     }
 }
