@@ -19,7 +19,7 @@
 //! | 4 | `identify`, `decide`, `forward`, `record`, `cluster` | 0-3, never each other (`forward` takes `decide::Permit`) |
 //! | 5 | `http` | 0-4 |
 //! | 6 | `gateway` | 0-5 |
-//! | 7 | `verify`, `oidc`, `sso`, `portal`, `admin` | 0-6, never each other |
+//! | 7 | `verify`, `authzen`, `oidc`, `sso`, `portal`, `admin` | 0-6, never each other |
 //! | 8 | `listen` | 0-7 |
 //! | 9 | `app`, then `cli`, `main` | everything below |
 
@@ -38,6 +38,7 @@ pub mod record;
 
 // Doors: other ways in.
 pub mod admin;
+pub mod authzen;
 pub mod oidc;
 pub mod portal;
 pub mod sso;

@@ -132,6 +132,13 @@ impl Records for Memory {
         })
     }
 
+    async fn remaining(&self, key: &str) -> Result<Duration, StoreError> {
+        self.with(|state, now| {
+            let found = state.records.get(&Table::Counters).and_then(|table| table.get(key));
+            found.and_then(|(_, expires)| *expires).map_or(Duration::ZERO, |expires| expires.since(now))
+        })
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.with(|_, _| ())
     }

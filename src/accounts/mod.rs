@@ -177,6 +177,27 @@ impl Directory {
         Ok(all)
     }
 
+    /// At most `most` accounts after a name, by name, as [`Directory::list`] has them.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn page(&self, after: &str, most: usize) -> Result<Vec<Account>, StoreError> {
+        let file = self.file.load_full();
+        let from = Some(after).filter(|after| !after.is_empty());
+        let records = self.records.list(Table::Accounts, "", from, most).await?;
+        // Beyond a full page of the store there may be more of it.
+        let last = records.last().filter(|_| records.len() >= most).map(|(name, _)| name.clone());
+        let mut page = Vec::with_capacity(records.len());
+        for (name, record) in records.iter().filter(|(name, _)| !file.contains_key(name)) {
+            page.push(read(name, record)?);
+        }
+        let within = |name: &str| name > after && last.as_deref().is_none_or(|last| name <= last);
+        page.extend(file.values().filter(|account| within(account.name.as_str())).cloned());
+        page.sort_by(|one, other| one.name.cmp(&other.name));
+        page.truncate(most);
+        Ok(page)
+    }
+
     /// Adds an account to the store; `created` and `origin` are set here.
     ///
     /// # Errors

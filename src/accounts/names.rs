@@ -57,7 +57,10 @@ impl Directory {
     }
 
     /// True when policies, the configuration, or an account use the name as a role.
-    pub(super) async fn is_role(&self, name: &str) -> Result<bool, StoreError> {
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn is_role(&self, name: &str) -> Result<bool, StoreError> {
         if self.policy_roles.load().contains(name) || self.configured_roles.load().contains(name) {
             return Ok(true);
         }

@@ -1,5 +1,7 @@
 //! `/api/v1/audit`: the events of all nodes, newest last, as JSON Lines; those not shipped yet included.
 
+use std::time::Duration;
+
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,9 +9,10 @@ use utoipa::ToSchema;
 
 use super::endpoint::{Answer, Endpoint, list};
 use super::problem::Problem;
+use super::recorded;
 use crate::http::Services;
-use crate::model::{RefusalKind, Timestamp};
-use crate::record::{Checkpoints, Filter, Signer};
+use crate::model::{RefusalKind, RequestId, Timestamp};
+use crate::record::{Checkpoints, Filter, Kind, Signer};
 use crate::store::{AuditEntry, StoreError};
 
 /// Events read from the store at once.
@@ -20,6 +23,15 @@ const DEFAULT_LIMIT: usize = 1000;
 /// The most that one call returns.
 const MOST: usize = 50_000;
 
+/// The most events of one request that are explained.
+const MOST_EXPLAINED: usize = 100;
+
+/// What the parameter `hints` does.
+const HINTS: &str = "`true`: each event with one member more, `hint`, the text of the row that decided or what the nearest one lacks; such a line is for people and proves nothing";
+
+/// How much older than its id a recorded event may be, as clocks of several machines differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
+
 /// The calls of this resource.
 pub const ENDPOINTS: &[Endpoint] = &[
     Endpoint::read("/audit", "The newest events that match, the oldest of them first.", || {
@@ -27,13 +39,23 @@ pub const ENDPOINTS: &[Endpoint] = &[
     })
     .query(&[
         ("since", "not older than this RFC 3339 date and time"),
+        ("until", "before this RFC 3339 date and time"),
         ("sub", "of this principal"),
         ("decision", "allow, deny or error"),
+        ("kind", "access, login, token, session, key, policy, admin, node or stream"),
+        ("reason", "with this reason: the name of a refusal or failure"),
         ("path", "on this path; `*` stands for any characters"),
         ("request", "of this request id, ours or the client's"),
         ("limit", "how many at most; 1000 when not given, never more than 50000"),
+        ("hints", HINTS),
     ])
     .answers(Answer::Lines),
+    Endpoint::read(
+        "/audit/explain",
+        "The events of one request with what was asked of the policy and what the live policy says to it: a list of `{event, query, now, policy, notes}`.",
+        || web::get().to(explain),
+    )
+    .query(&[("request", "the request id, ours or the client's")]),
     Endpoint::read(
         "/audit/export",
         "One page of one node's events in the order of `seq`, not yet shipped ones last.",
@@ -43,6 +65,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         ("node", "whose; this node's when not given"),
         ("from", "the first `seq`"),
         ("limit", "how many at most; never more than 1000"),
+        ("hints", HINTS),
     ])
     .answers(Answer::Lines),
     Endpoint::read("/audit/nodes", "The nodes that have events, and the last event of each.", || {
@@ -69,11 +92,22 @@ struct NodeEnd {
 #[serde(deny_unknown_fields)]
 struct Query {
     since: Option<String>,
+    until: Option<String>,
+    kind: Option<String>,
+    reason: Option<String>,
     sub: Option<String>,
     decision: Option<String>,
     path: Option<String>,
     request: Option<String>,
     limit: Option<usize>,
+    #[serde(default)]
+    hints: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Explain {
+    request: String,
 }
 
 #[derive(Deserialize)]
@@ -82,25 +116,55 @@ struct Export {
     node: Option<String>,
     from: Option<u64>,
     limit: Option<usize>,
+    #[serde(default)]
+    hints: bool,
 }
 
 async fn query(services: web::Data<Services>, query: web::Query<Query>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
     let wrong = |detail: String| Problem::new(RefusalKind::BadRequest, detail);
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT).min(MOST);
-    let since = query.since.as_deref().map(|text| {
-        Timestamp::parse_rfc3339(text)
-            .ok_or_else(|| wrong(format!("since: `{text}` is not an RFC 3339 date and time")))
-    });
-    let since = since.transpose()?;
+    let moment = |name: &str, text: &Option<String>| {
+        let moment = text.as_deref().map(|text| {
+            Timestamp::parse_rfc3339(text)
+                .ok_or_else(|| wrong(format!("{name}: `{text}` is not an RFC 3339 date and time")))
+        });
+        moment.transpose()
+    };
+    let (since, until) = (moment("since", &query.since)?, moment("until", &query.until)?);
+    if let Some(kind) = &query.kind
+        && Kind::parse(kind).is_none()
+    {
+        return Err(wrong(format!("kind: `{kind}` is not the kind of an event; known: {}", Kind::names())));
+    }
     if let Some(decision) = &query.decision
         && !["allow", "deny", "error"].contains(&decision.as_str())
     {
         return Err(wrong(format!("decision: `{decision}` is not allow, deny or error")));
     }
+    let since = since.or_else(|| query.request.as_deref().and_then(|id| not_before(&services, id)));
+    let Query { kind, reason, sub, decision, path, request, hints, .. } = query;
+    let filter = Filter { since, until, kind, reason, sub, decision, path, request };
+    let events = newest(&services, &filter, limit).await?;
+    Ok(lines(if hints { recorded::with_hints(&services, events).await? } else { events }))
+}
+
+/// The earliest that an event of a request can be, by the time in its id: what is older need not be read. An id of the
+/// future is some other text of a client.
+fn not_before(services: &Services, request: &str) -> Option<Timestamp> {
+    let time = RequestId::parse(request)?.time();
+    (time <= services.clock.now().plus(CLOCKS_DIFFER)).then(|| time.minus(CLOCKS_DIFFER))
+}
+
+async fn explain(services: web::Data<Services>, asked: web::Query<Explain>) -> Result<HttpResponse, Problem> {
+    let request = asked.into_inner().request;
     let filter =
-        Filter { since, sub: query.sub, decision: query.decision, path: query.path, request: query.request };
-    Ok(lines(newest(&services, &filter, limit).await?))
+        Filter { since: not_before(&services, &request), request: Some(request), ..Filter::default() };
+    let mut found = Vec::new();
+    for json in newest(&services, &filter, MOST_EXPLAINED).await? {
+        found.push(recorded::recall(&services, &json).await?);
+    }
+    Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(found))
 }
 
 async fn newest(services: &Services, filter: &Filter, limit: usize) -> Result<Vec<String>, StoreError> {
@@ -171,7 +235,7 @@ fn seq(json: &str) -> Option<u64> {
 async fn checkpoints(services: web::Data<Services>) -> Result<HttpResponse, Problem> {
     let signer = Signer::of(&services.keys).map_err(|error| Problem::new(RefusalKind::Internal, error))?;
     let found = services.store.audit.checkpoints().await?;
-    Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(Checkpoints {
+    Ok(HttpResponse::Ok().json(Checkpoints {
         keys: vec![signer.public_key()],
         checkpoints: found.into_iter().map(|(_, checkpoint)| checkpoint).collect(),
     }))
@@ -189,7 +253,7 @@ async fn export(services: web::Data<Services>, query: web::Query<Export>) -> Res
     let next = stored.last().map_or(from, |last: &AuditEntry| last.seq + 1);
     let after = unshipped.into_iter().filter(|json| seq(json).is_some_and(|seq| seq >= next));
     let all: Vec<_> = stored.into_iter().map(|entry| entry.json).chain(after.take(room)).collect();
-    Ok(lines(all))
+    Ok(lines(if query.hints { recorded::with_hints(&services, all).await? } else { all }))
 }
 
 fn lines(events: Vec<String>) -> HttpResponse {
@@ -197,8 +261,5 @@ fn lines(events: Vec<String>) -> HttpResponse {
     if !text.is_empty() {
         text.push('\n');
     }
-    HttpResponse::Ok()
-        .content_type("application/jsonl")
-        .insert_header(("cache-control", "no-store"))
-        .body(text)
+    HttpResponse::Ok().content_type("application/jsonl").body(text)
 }

@@ -6,9 +6,11 @@
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, HOST, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use actix_web::middleware::Next;
-use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, ResponseError as _, web};
+use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, web};
 
 use super::AdminToken;
 use super::change::Change;
@@ -74,18 +76,33 @@ impl FromRequest for Operator {
     }
 }
 
-/// Lets through what is meant for this listener: its own Host (against DNS rebinding), and no other site's change.
+/// Lets through what is meant for this listener: its own Host (against DNS rebinding), and no other site's change. Every
+/// answer carries a new `X-Request-Id`, a problem has it in its body too, and nothing is kept by caches.
 pub async fn own_names_only<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    match meant_for_us(&request) {
-        Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
+    let id = RequestId::new(services(&request)?.clock.now());
+    request.extensions_mut().insert(id);
+    let response = match meant_for_us(&request) {
+        Ok(()) => next.call(request).await?.map_into_boxed_body(),
         Err(problem) => {
             log(&request, &problem);
-            Ok(request.into_response(problem.error_response()))
+            request.into_response(problem.answer(Some(id)))
         }
+    };
+    let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+    let mut response = match problem.map(|problem| problem.answer(Some(id))) {
+        Some(answer) => response.into_response(answer),
+        None => response,
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
     }
+    Ok(response)
 }
 
 /// One line for what was refused before any resource saw it.
@@ -121,28 +138,26 @@ fn meant_for_us(request: &ServiceRequest) -> Result<(), Problem> {
     Err(Problem::new(RefusalKind::CrossSite, detail))
 }
 
-/// Lets operators through, as far as their rank goes; every answer carries a new `X-Request-Id`.
+/// Lets operators through, as far as their rank goes.
 pub async fn operators_only<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let services = services(&request)?;
-    let id = RequestId::new(services.clock.now());
+    // A command that calls in process did not pass `own_names_only`.
+    let known = request.extensions().get::<RequestId>().copied();
+    let id = known.unwrap_or_else(|| RequestId::new(services.clock.now()));
     request.extensions_mut().insert(id);
-    let mut response = match admit(&request, &services).await {
+    match admit(&request, &services).await {
         Ok(operator) => {
             request.extensions_mut().insert(operator);
-            next.call(request).await?.map_into_boxed_body()
+            Ok(next.call(request).await?.map_into_boxed_body())
         }
         Err(problem) => {
             log(&request, &problem);
-            request.into_response(problem.error_response())
+            Ok(request.into_response(problem.answer(Some(id))))
         }
-    };
-    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
     }
-    Ok(response)
 }
 
 async fn admit(request: &ServiceRequest, services: &Services) -> Result<Operator, Problem> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::{HttpResponse, Responder, web};
 use serde::Serialize;
 
+use super::problem::Problem;
 use crate::http::Services;
 use crate::metrics::Readings;
 
@@ -13,10 +14,13 @@ const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Adds the three.
 pub fn routes(config: &mut web::ServiceConfig) {
+    let at = |path: &'static str| {
+        web::resource(path).default_service(web::to(|| async { Err::<&str, _>(Problem::only("GET, HEAD")) }))
+    };
     config
-        .route("/healthz", web::get().to(alive))
-        .route("/readyz", web::get().to(ready))
-        .route("/metrics", web::get().to(metrics));
+        .service(at("/healthz").route(web::get().to(alive)).route(web::head().to(alive)))
+        .service(at("/readyz").route(web::get().to(ready)).route(web::head().to(ready)))
+        .service(at("/metrics").route(web::get().to(metrics)).route(web::head().to(metrics)));
 }
 
 async fn alive() -> impl Responder {
@@ -68,7 +72,7 @@ async fn ready(services: web::Data<Services>) -> impl Responder {
     }
     let answer = Readiness { ready, policy: services.decider.digest().to_string(), reasons };
     let mut response = if answer.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.insert_header(("cache-control", "no-store")).json(answer)
+    response.json(answer)
 }
 
 async fn metrics(services: web::Data<Services>) -> impl Responder {
@@ -80,6 +84,7 @@ async fn metrics(services: web::Data<Services>) -> impl Responder {
         policy_digest: services.decider.digest().to_string(),
         policy_reloads,
         policy_reload_failures,
+        policy_mismatches: services.decider.mismatches(),
         nodes: i64::try_from(services.members.live().len()).unwrap_or(i64::MAX),
         revocation_lag: services.revocations.lag(),
     });

@@ -14,6 +14,7 @@ mod keys;
 mod openapi;
 mod policy;
 mod problem;
+mod recorded;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use crate::model::{Secret, random_token};
 use crate::store::{Revoked, StoreError};
 
 pub use guard::{Operator, Rank};
+pub use recorded::{Recalled, with_hints};
 pub use tls::AdminTls;
 
 /// The token of `<data_dir>/admin.token`.

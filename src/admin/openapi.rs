@@ -11,7 +11,7 @@ pub const ENDPOINTS: &[Endpoint] =
     &[Endpoint::read("/openapi.json", "This document.", || web::get().to(answer))];
 
 async fn answer() -> HttpResponse {
-    HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(document())
+    HttpResponse::Ok().json(document())
 }
 
 /// The document.
@@ -56,12 +56,13 @@ fn problem() -> Value {
     json!({
         "type": "object",
         "description": "RFC 9457: what was wrong and what to do.",
-        "required": ["type", "title", "status", "detail"],
+        "required": ["type", "title", "status", "detail", "request_id"],
         "properties": {
             "type": {"type": "string", "examples": ["urn:portcullis:problem:not-found"]},
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string"},
+            "request_id": {"type": "string", "description": "The X-Request-Id of the answer."},
         },
     })
 }

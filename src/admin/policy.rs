@@ -59,6 +59,5 @@ async fn reload(services: web::Data<Services>, change: Change) -> Result<HttpRes
         let detail = format!("the last good policies stay:\n{}", lines.join("\n"));
         return Err(Problem::new(RefusalKind::BadRequest, detail));
     }
-    services.directory.set_policy_roles(services.decider.role_names());
     Ok(HttpResponse::Ok().json(view(&services)))
 }

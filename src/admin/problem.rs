@@ -10,7 +10,7 @@ use actix_web::{HttpResponse, ResponseError, web};
 use crate::accounts::AccountError;
 use crate::identify::SignInError;
 use crate::keys::KeyError;
-use crate::model::RefusalKind;
+use crate::model::{RefusalKind, RequestId};
 use crate::record::RecordError;
 use crate::store::StoreError;
 use crate::tokens::TokenError;
@@ -34,8 +34,30 @@ impl Problem {
 
     /// 405 with what the resource takes.
     pub fn only(methods: &str) -> Self {
-        let detail = format!("this resource takes {methods}; see /api/v1/openapi.json");
+        let detail = format!("this takes {methods}; /api/v1/openapi.json describes the API");
         Self { allow: Some(methods.to_owned()), ..Self::new(RefusalKind::MethodNotAllowed, detail) }
+    }
+
+    /// The answer to the request with this id.
+    pub fn answer(&self, request_id: Option<RequestId>) -> HttpResponse {
+        let mut answer = HttpResponse::build(self.status_code());
+        answer.content_type("application/problem+json");
+        if let Some(methods) = &self.allow {
+            answer.insert_header(("allow", methods.as_str()));
+        }
+        if self.kind.status() == http::StatusCode::UNAUTHORIZED {
+            answer.insert_header(("www-authenticate", "Bearer realm=\"portcullis operators\""));
+        }
+        if self.kind.status() == http::StatusCode::SERVICE_UNAVAILABLE {
+            answer.insert_header(("retry-after", "1"));
+        }
+        answer.json(serde_json::json!({
+            "type": format!("urn:portcullis:problem:{}", self.kind.name()),
+            "title": self.kind.title(),
+            "status": self.kind.status().as_u16(),
+            "detail": self.detail,
+            "request_id": request_id.map(|id| id.to_string()),
+        }))
     }
 
     /// The name of the refusal, for the audit.
@@ -56,26 +78,8 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut answer = HttpResponse::build(self.status_code());
-        answer
-            .content_type("application/problem+json")
-            .insert_header(("cache-control", "no-store"))
-            .insert_header(("x-content-type-options", "nosniff"));
-        if let Some(methods) = &self.allow {
-            answer.insert_header(("allow", methods.as_str()));
-        }
-        if self.kind.status() == http::StatusCode::UNAUTHORIZED {
-            answer.insert_header(("www-authenticate", "Bearer realm=\"portcullis operators\""));
-        }
-        if self.kind.status() == http::StatusCode::SERVICE_UNAVAILABLE {
-            answer.insert_header(("retry-after", "1"));
-        }
-        answer.json(serde_json::json!({
-            "type": format!("urn:portcullis:problem:{}", self.kind.name()),
-            "title": self.kind.title(),
-            "status": self.kind.status().as_u16(),
-            "detail": self.detail,
-        }))
+        // `guard` writes it anew with the id of the request.
+        self.answer(None)
     }
 }
 
@@ -122,7 +126,7 @@ impl From<KeyError> for Problem {
 impl From<TokenError> for Problem {
     fn from(error: TokenError) -> Self {
         let kind = match error {
-            TokenError::Invalid(_) => RefusalKind::BadRequest,
+            TokenError::Invalid(_) | TokenError::TooLong(_) => RefusalKind::BadRequest,
             TokenError::Unknown | TokenError::Store(_) => RefusalKind::StoreUnavailable,
             TokenError::Key(_) => RefusalKind::Internal,
         };

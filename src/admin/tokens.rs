@@ -116,7 +116,7 @@ async fn issue(
     let client = principal.client_id.as_deref().unwrap_or(CLIENT).to_owned();
     let scope: Vec<Arc<str>> = wanted.scope.into_iter().map(Arc::from).collect();
     let issued = services.tokens.issue(&principal, &client, &scope, false).await?;
-    Ok(HttpResponse::Created().insert_header(("cache-control", "no-store")).json(Issued {
+    Ok(HttpResponse::Created().json(Issued {
         subject,
         access_token: issued.access_token,
         token_type: "Bearer",
@@ -128,7 +128,7 @@ async fn issue(
 
 async fn inspect(services: web::Data<Services>, given: web::Json<Given>) -> HttpResponse {
     let inspection = services.tokens.inspect(given.token.trim());
-    HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(inspection)
+    HttpResponse::Ok().json(inspection)
 }
 
 async fn revoke(

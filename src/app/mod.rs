@@ -36,9 +36,6 @@ use crate::tokens::Tokens;
 /// How long the audit log may take to reach the store at the end.
 const SHIP_AT_END: Duration = Duration::from_secs(5);
 
-/// How often the ring of signing keys is read again.
-const READ_KEYS_EVERY: Duration = Duration::from_secs(1);
-
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -269,28 +266,10 @@ pub fn run(services: Arc<Services>, files: Files) -> Result<Running, AppError> {
     let tls = reload::Certificates { public: listener.tls(), admin: admin.tls };
     let reloader = Reloader::new(files, Arc::clone(&services), Arc::clone(&gateway), tls);
     reloader.watch().map_err(AppError::Setup)?;
-    tokio::spawn(follow_keys(Arc::clone(&services.keys)));
     let mut threads = listener.start(Arc::clone(&services), gateway, doors, signal);
     threads.push(admin.thread);
     let (admin, admin_token) = (admin.address, admin.token);
     Ok(Running { public, admin, admin_token, services, reloader, shutdown, threads })
-}
-
-/// Reads the ring of signing keys each second: other nodes rotate and retire too. Runs until cancelled.
-async fn follow_keys(keys: Arc<KeyRing>) {
-    let mut ticks = tokio::time::interval(READ_KEYS_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut away = false;
-    loop {
-        ticks.tick().await;
-        let failed = keys.reload().await.err();
-        match &failed {
-            Some(error) if !away => tracing::warn!(%error, "the signing keys cannot be read again"),
-            None if away => tracing::info!("the signing keys are read again"),
-            _ => {}
-        }
-        away = failed.is_some();
-    }
 }
 
 /// The endpoints of every door.
@@ -298,6 +277,7 @@ fn doors(config: &mut actix_web::web::ServiceConfig) {
     crate::portal::routes(config);
     crate::oidc::routes(config);
     crate::verify::routes(config);
+    crate::authzen::routes(config);
     crate::sso::routes(config);
     // What is ours and not registered above is not there.
     config.default_service(actix_web::web::to(crate::http::answer::not_found));

@@ -89,12 +89,9 @@ impl Reloader {
 
     /// Loads configuration and policies again, also a policy of which most rows would vanish.
     pub(super) fn everything(&self) {
-        let taken = self.configuration(&mut self.files());
-        let changed = self.policies(true);
-        if !taken && changed {
-            // The policies may have freed a name that the accounts file wanted.
-            self.configuration(&mut self.files());
-        }
+        self.configuration(&mut self.files());
+        // What comes of it is reported to `policy_taken`.
+        drop(self.services.decider.reload(true));
     }
 
     /// Starts the threads that look for changes, until the process ends.
@@ -102,12 +99,10 @@ impl Reloader {
     /// # Errors
     /// When there is no thread for it.
     pub(super) fn watch(self: &Arc<Self>) -> Result<(), String> {
-        let reloader = Arc::clone(self);
+        let reloader = Arc::downgrade(self);
         self.services.decider.watch(Arc::new(move |outcome| {
-            reloader.policy_taken(&outcome);
-            let mut files = reloader.files();
-            if outcome.is_ok() && files.refused {
-                reloader.configuration(&mut files);
+            if let Some(reloader) = reloader.upgrade() {
+                reloader.policy_taken(outcome);
             }
         }));
         let reloader = Arc::downgrade(self);
@@ -144,7 +139,7 @@ impl Reloader {
         if due && self.configuration(&mut files) {
             drop(files);
             // The accounts file may have freed a name that a policy wants as a role.
-            self.policies(false);
+            drop(self.services.decider.reload(false));
         }
     }
 
@@ -250,19 +245,7 @@ impl Reloader {
         }
     }
 
-    /// Loads the policies; true when they changed.
-    fn policies(&self, confirmed: bool) -> bool {
-        match self.services.decider.reload(confirmed) {
-            Ok(false) => false,
-            outcome => {
-                let outcome = outcome.map(drop);
-                self.policy_taken(&outcome);
-                outcome.is_ok()
-            }
-        }
-    }
-
-    /// Says what became of a changed policy.
+    /// Says what became of a changed policy, whoever had it loaded: the watcher, SIGHUP or the admin API.
     fn policy_taken(&self, outcome: &Result<(), Vec<decide::Problem>>) {
         let (decider, directory) = (&self.services.decider, &self.services.directory);
         match outcome {
@@ -270,6 +253,11 @@ impl Reloader {
                 directory.set_policy_roles(decider.role_names());
                 tracing::info!(digest = %decider.digest(), rows = decider.rows(), "a new policy is live");
                 self.record(Kind::Policy, Outcome::Allow, "policy_loaded");
+                let mut files = self.files();
+                if files.refused {
+                    // The policies may have freed a name that the accounts file wanted.
+                    self.configuration(&mut files);
+                }
             }
             Err(problems) => {
                 for problem in problems {

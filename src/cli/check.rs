@@ -68,7 +68,9 @@ pub fn report(context: &Context, problems: &[Value], ending: &str) -> Done {
         for problem in problems {
             let line = problem.get("line").and_then(Value::as_u64).unwrap_or(0);
             let kind = if text(problem, "severity") == "error" { "" } else { "warning: " };
-            let text = format!("{}:{line}: {kind}{}", text(problem, "file"), text(problem, "message"));
+            // A variable, and a file that cannot be read, have none.
+            let line = if line > 0 { format!(":{line}") } else { String::new() };
+            let text = format!("{}{line}: {kind}{}", text(problem, "file"), text(problem, "message"));
             emit(printable(&text));
         }
         match mistakes {

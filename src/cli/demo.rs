@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::audit::line::{self, Layout};
 use super::{Context, Done, Failure, Output, node, quoted, sample, serve, words::passphrase};
 use crate::accounts::{Account, Origin};
+use crate::admin;
 use crate::app;
 use crate::http::Services;
 use crate::model::{AttributeValue, Attributes, RoleName, Username, random_bytes};
@@ -33,6 +35,7 @@ pub struct Arguments {
 const POLICIES: &[(&str, &str)] = &[
     ("model.conf", include_str!("../../policies/model.conf")),
     ("policy.csv", include_str!("../../policies/policy.csv")),
+    ("nodes/demo/first_page.csv", include_str!("../../policies/nodes/demo/first_page.csv")),
 ];
 
 /// Runs the command.
@@ -126,7 +129,7 @@ fn policies(data_dir: &Path) -> std::io::Result<PathBuf> {
         return std::path::absolute(here);
     }
     let directory = data_dir.join("policies");
-    std::fs::create_dir_all(&directory)?;
+    std::fs::create_dir_all(directory.join("nodes/demo"))?;
     for (name, text) in POLICIES {
         std::fs::write(directory.join(name), text)?;
     }
@@ -160,6 +163,13 @@ directory = {policies}
 [[upstream]]
 name = "sample"
 servers = ["http://{upstream}"]
+
+[[route]]
+name = "first-page"
+path = "/"
+methods = ["GET", "HEAD"]
+upstream = "sample"
+authenticate = ["session", "none"]
 
 [[route]]
 name = "orders"
@@ -273,7 +283,7 @@ fn welcome(running: &app::Running, people: &[Person], kept: &str) -> String {
     format!(
         r#"Portcullis {version} · demo on the embedded store · {kept}
 
-  gateway    http://localhost:{public}        a sample orders API is behind it
+  gateway    http://localhost:{public}        a sample orders API is behind it; a browser starts here
   operators  http://localhost:{admin}        metrics, admin API (admin token: {token})
 
 {people}
@@ -289,17 +299,19 @@ Try it in another terminal:
 
 /// Prints decisions as they happen.
 async fn follow(services: Arc<Services>) {
-    let colour = std::io::stdout().is_terminal();
+    let mut layout = Layout::new(false);
     let node = services.config.load().node.name.clone();
     let mut next = 1;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let Ok(entries) = services.store.audit.read(&node, next, 100).await else { continue };
-        for entry in entries {
-            next = entry.seq + 1;
-            if let Ok(event) = serde_json::from_str::<Value>(&entry.json)
-                && print(&super::audit::line(&event, colour)).is_err()
-            {
+        let Some(last) = entries.last() else { continue };
+        next = last.seq + 1;
+        let events = entries.into_iter().map(|entry| entry.json).collect();
+        let Ok(events) = admin::with_hints(&services, events).await else { continue };
+        layout.today = line::today();
+        for event in events.iter().filter_map(|json| serde_json::from_str::<Value>(json).ok()) {
+            if print(&layout.line(&event)).is_err() {
                 return;
             }
         }

@@ -45,8 +45,8 @@ pub struct Cli {
     #[arg(short, long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     config: Option<PathBuf>,
     /// How results are printed.
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text, help_heading = EVERYWHERE)]
-    output: Output,
+    #[arg(short, long, global = true, value_enum, default_value_t = Layout::Text, help_heading = EVERYWHERE)]
+    output: Layout,
     /// The operators' listener of a running node.
     #[arg(long, global = true, env = "PORTCULLIS_ADMIN_URL", value_name = "URL", help_heading = EVERYWHERE)]
     admin_url: Option<String>,
@@ -54,8 +54,19 @@ pub struct Cli {
     command: Command,
 }
 
-/// How results are printed.
+/// How results are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Layout {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+    /// XML for build servers; of `policy test` alone.
+    Junit,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
     /// For people.
     Text,
@@ -97,7 +108,7 @@ enum Command {
     /// Manage the signing keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Check, test and explain policies.
+    /// Check, test, explain and measure policies.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// Read and verify the audit.
@@ -106,7 +117,7 @@ enum Command {
     /// Explain one recorded request.
     #[command(after_help = "Example:\n  portcullis why 01J8Z3V0000000000000000000")]
     Why {
-        /// The `X-Request-Id` of its answer.
+        /// The `X-Request-Id` of its answer, or the client's own.
         request_id: String,
     },
     /// Ask a running node whether it is ready: 0 or 1, with the reasons.
@@ -159,6 +170,8 @@ pub struct Context {
     pub config_given: bool,
     /// How to print.
     pub output: Output,
+    /// Print JUnit's XML instead.
+    pub junit: bool,
     /// A running node's operators' listener, when named.
     pub admin_url: Option<String>,
 }
@@ -257,7 +270,8 @@ pub fn run() -> ExitCode {
     let context = Context {
         config_given: cli.config.is_some(),
         config: cli.config.unwrap_or_else(|| PathBuf::from(CONFIG)),
-        output: cli.output,
+        output: if cli.output == Layout::Json { Output::Json } else { Output::Text },
+        junit: cli.output == Layout::Junit,
         admin_url: cli.admin_url.filter(|url| !url.is_empty()),
     };
     match dispatch(&context, cli.command) {
@@ -272,6 +286,9 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(context: &Context, command: Command) -> Done {
+    if context.junit && !matches!(command, Command::Policy(policy::PolicyCommand::Test(_))) {
+        return Err(Failure::usage("only `policy test` prints JUnit's XML; use `-o json`"));
+    }
     match command {
         Command::Serve => serve::run(context),
         Command::Demo(arguments) => demo::run(context, &arguments),
@@ -342,6 +359,7 @@ mod tests {
             assert!(command.get_about().is_some(), "{path} says nothing of itself");
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("portcullis "), "{path} has no example");
+            assert!(help.lines().all(|line| line.len() <= 100), "{path}: a wrapped example cannot be pasted");
             for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
                 assert!(argument.get_help().is_some(), "{path} {}", argument.get_id());
             }

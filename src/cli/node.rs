@@ -130,6 +130,35 @@ impl<'a> Node<'a> {
         ))
     }
 
+    /// What answers there is something else.
+    fn stranger(&self) -> Failure {
+        let Remote { host, .. } = &self.remote;
+        Failure::unreachable(format!(
+            "what answers at {host} is not a node's operators' listener; it is at `[admin] address` of the node's configuration: name it with --admin-url"
+        ))
+    }
+
+    /// Why the node does not take the token of this command, and where another comes from.
+    fn no_entry(&self, said: &str) -> String {
+        let host = &self.remote.host;
+        let file = self.context.load().ok().map(|loaded| loaded.config.node.data_dir.join("admin.token"));
+        if self.token().is_some() {
+            let given = std::env::var_os("PORTCULLIS_ADMIN_TOKEN").filter(|token| !token.is_empty());
+            let source = match (given, file) {
+                (None, Some(file)) => file.display().to_string(),
+                _ => "PORTCULLIS_ADMIN_TOKEN".to_owned(),
+            };
+            return format!("the node at {host} does not take the admin token of {source}: {said}");
+        }
+        let place = match file.map(|file| (std::fs::read(&file).err(), file)) {
+            Some((Some(error), file)) => format!(" ({}: {error})", file.display()),
+            _ => String::new(),
+        };
+        format!(
+            "the node at {host} wants an admin token{place}: set PORTCULLIS_ADMIN_TOKEN, or name the node's configuration with --config"
+        )
+    }
+
     /// Read for every call: it is new at every start of a node.
     fn token(&self) -> Option<String> {
         std::env::var("PORTCULLIS_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| {
@@ -151,19 +180,23 @@ impl<'a> Node<'a> {
     fn failure(&self, status: StatusCode, text: &str) -> Failure {
         let problem: Value = serde_json::from_str(text).unwrap_or_default();
         let member = |name: &str| problem.get(name).and_then(Value::as_str);
-        let said = member("detail").or_else(|| member("title")).map(str::to_owned);
-        let mut message = said.unwrap_or_else(|| format!("{} answered {status}", self.remote.host));
-        if status == StatusCode::UNAUTHORIZED {
-            message.push_str(
-                "; this command takes it from PORTCULLIS_ADMIN_TOKEN, else from <data_dir>/admin.token of its configuration",
-            );
-        }
+        // The admin API always says what to do; what a gateway tells its clients has no detail.
+        let Some(detail) = member("detail") else {
+            return match status.is_client_error() {
+                true => self.stranger(),
+                false => Failure::unreachable(format!("{} answered {status}", self.remote.host)),
+            };
+        };
+        let message = match status {
+            StatusCode::UNAUTHORIZED => self.no_entry(detail),
+            _ => detail.to_owned(),
+        };
+        let kind = member("type").and_then(|kind| kind.rsplit(':').next());
         let failure = match status {
             StatusCode::CONFLICT | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Failure::no(message),
             status if status.is_client_error() => Failure::usage(message),
             _ => Failure::unreachable(message),
         };
-        let kind = member("type").and_then(|kind| kind.rsplit(':').next());
         let known = kind.and_then(|kind| PROBLEMS.into_iter().find(|known| *known == kind));
         Failure { name: known.unwrap_or(failure.name), ..failure }
     }
@@ -196,6 +229,7 @@ pub fn healthcheck(context: &Context) -> Done {
                     emit(if context.output == Output::Json { text.as_str() } else { "ready" });
                     Ok(())
                 }
+                Ok((_, text)) if reasons(&text).is_empty() => Err(node.stranger()),
                 Ok((_, text)) => Err(Failure { name: "not-ready", ..Failure::no(reasons(&text)) }),
                 Err(Away::NothingListens) => Err(node.unreachable("nothing listens there")),
                 Err(Away::Other(why)) => Err(node.unreachable(&why)),
@@ -205,7 +239,7 @@ pub fn healthcheck(context: &Context) -> Done {
     asked.map_err(|failure| Failure { code: 1, ..failure })
 }
 
-/// The reasons of `/readyz`, one a line.
+/// The reasons of `/readyz`, one a line; none in another answer.
 fn reasons(text: &str) -> String {
     let answer: Value = serde_json::from_str(text).unwrap_or_default();
     let reasons = answer.get("reasons").and_then(Value::as_array);
@@ -217,5 +251,5 @@ fn reasons(text: &str) -> String {
             Some(format!("{}: {}", text("code")?, text("message")?))
         })
         .collect();
-    if lines.is_empty() { text.trim().to_owned() } else { lines.join("\n") }
+    lines.join("\n")
 }

@@ -1,9 +1,12 @@
-//! The sample API behind the demo: orders, reports, a public page and an echo.
+//! The sample API behind the demo: a first page for browsers, orders, reports, a public greeting and an echo.
 
 use std::net::SocketAddr;
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use askama::Template;
 use serde_json::{Value, json};
+
+use crate::http::page::STYLE;
 
 /// Serves the sample API on a free loopback port from a thread of its own, until the process ends.
 ///
@@ -30,6 +33,7 @@ pub fn start() -> std::io::Result<SocketAddr> {
 
 fn routes(config: &mut web::ServiceConfig) {
     config
+        .route("/", web::get().to(first_page))
         .route("/orders", web::get().to(orders))
         .service(
             web::resource("/orders/{id}")
@@ -40,6 +44,43 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/reports/{department}", web::get().to(report))
         .route("/public/hello", web::get().to(hello))
         .route("/echo", web::to(echo));
+}
+
+#[derive(Template)]
+#[template(
+    ext = "html",
+    source = r#"<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>Sample API</title><link rel="icon" href="data:,"><style>{{ style|safe }}</style></head>
+<body><main>
+<h1>Sample API</h1>
+{% if user.is_empty() %}<p>You are not signed in. The terminal has the passwords of alice and bob.</p>
+{% else %}<p>Portcullis says that you are <strong>{{ user }}</strong> ({{ roles }}).</p>
+{% endif %}<a class="button" href="/public/hello">/public/hello, for anyone</a>
+<a class="button" href="/orders/7">/orders/7, for readers and admins</a>
+<a class="button" href="/reports/sales">/reports/sales, for those in sales</a>
+<a class="button" href="/reports/engineering">/reports/engineering, for those there</a>
+<a class="button" href="/echo">/echo, the request as it comes here</a>
+<p class="or" style="margin-bottom:0"></p>
+{% if user.is_empty() %}<a class="button" style="color:var(--on);background:var(--act);border-color:var(--act)" href="/auth/login?return_to=/">Sign in</a>
+{% else %}<a class="button" href="/auth/logout">Sign out</a>
+{% endif %}</main></body>
+</html>
+"#
+)]
+struct FirstPage<'a> {
+    style: &'a str,
+    user: &'a str,
+    roles: &'a str,
+}
+
+/// Who is there comes from the gateway's headers, as an API behind it would do it.
+async fn first_page(request: HttpRequest) -> HttpResponse {
+    let told =
+        |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let user = Some(told("portcullis-user")).filter(|name| *name != "anonymous").unwrap_or_default();
+    let html = FirstPage { style: STYLE, user, roles: told("portcullis-roles") }.render().unwrap_or_default();
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(html)
 }
 
 async fn orders() -> HttpResponse {

@@ -42,10 +42,13 @@ fn ready(running: &app::Running) {
     let _closed = writeln!(out, "{line}").and_then(|()| out.flush()).is_err();
 }
 
+/// What is logged without `RUST_LOG`. The libraries that read what clients send say nothing: anybody could fill the log.
+const LOGGED: &str = "info,casbin=warn,actix_server=warn,actix_http=off,h2=off,hyper=off,rustls=off";
+
 /// Log lines go to standard error, one JSON object each; `RUST_LOG` chooses the level.
 pub fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info,casbin=warn,actix_server=warn"));
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new(LOGGED));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that logging is set up already.
     let _already = builder.json().flatten_event(true).try_init().is_err();

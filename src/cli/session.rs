@@ -19,14 +19,15 @@ pub enum SessionCommand {
     },
     /// End one sign-in with all tokens issued in it, or everything that a principal holds.
     #[command(
+        group = clap::ArgGroup::new("what").required(true),
         after_help = "Examples:\n  portcullis session revoke 3q2-7wAAAAAAAAAAAAAAAA\n  portcullis session revoke --sub alice"
     )]
     Revoke {
         /// Its id (`sid`).
-        #[arg(allow_hyphen_values = true, required_unless_present = "sub", conflicts_with = "sub")]
+        #[arg(allow_hyphen_values = true, group = "what")]
         sid: Option<String>,
         /// Everything of this principal.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", group = "what")]
         sub: Option<String>,
     },
 }
@@ -47,7 +48,8 @@ pub fn run(context: &Context, command: &SessionCommand) -> Done {
             let ended = with(context, async |node: &Node<'_>| node.json(Method::DELETE, &path, None).await)?;
             let count = ended.get("sessions").and_then(Value::as_u64).unwrap_or(0);
             let name = sub.as_deref().unwrap_or_default();
-            let text = format!("ended {count} sign-ins of {name}, and every token issued until now\n");
+            let signs = if count == 1 { "sign-in" } else { "sign-ins" };
+            let text = format!("ended {count} {signs} of {name}, and every token issued until now\n");
             context.print(&ended, &text);
             Ok(())
         }

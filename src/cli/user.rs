@@ -13,7 +13,7 @@ use crate::model::{AttributeValue, RoleName, Username};
 pub enum UserCommand {
     /// Add an account.
     #[command(
-        after_help = "Example:\n  printf '%s\\n' \"$PASSWORD\" | portcullis user add alice --role reader --attr department=sales --password-stdin"
+        after_help = "Example:\n  portcullis user add alice --role reader --attr department=sales --password-stdin < password"
     )]
     Add(Add),
     /// List the accounts.

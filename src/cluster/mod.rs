@@ -52,13 +52,15 @@ pub async fn follow_keys(keys: Arc<KeyRing>) {
     let mut away = false;
     loop {
         ticks.tick().await;
-        let read = keys.reload().await;
-        if let Err(error) = &read
-            && !away
-        {
-            tracing::warn!(%error, "the signing keys cannot be read again; the present ones stay");
+        let failed = keys.reload().await.err();
+        match &failed {
+            Some(error) if !away => {
+                tracing::warn!(%error, "the signing keys cannot be read again; the present ones stay");
+            }
+            None if away => tracing::info!("the signing keys are read again"),
+            _ => {}
         }
-        away = read.is_err();
+        away = failed.is_some();
     }
 }
 

@@ -54,7 +54,7 @@ impl Audit {
                     ("durable", Durability::Durable),
                 ],
                 &[],
-                "What an access decision's record survives: `queued` nothing of the last 100 ms, `written` the process, `durable` the machine.",
+                "What an access decision's record survives: `queued` promises nothing for the last 100 ms (it costs, and keeps, what `written` does), `written` the process, `durable` the machine.",
             ),
             entry: s.choice(
                 "entry",

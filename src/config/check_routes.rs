@@ -14,6 +14,14 @@ const WELL_KNOWN: [&str; 5] = [
     "/.well-known/oauth-protected-resource",
 ];
 
+/// Where the decision API is, when it is enabled.
+pub const ACCESS: &str = "/access/v1";
+
+/// True for paths of the decision API.
+pub fn is_access(path: &str) -> bool {
+    path.strip_prefix(ACCESS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// True for paths that are ours below `prefix` (`listen.prefix`) and beside it, and never a route's.
 pub fn is_reserved(path: &str, prefix: &str) -> bool {
     let below =
@@ -24,6 +32,11 @@ pub fn is_reserved(path: &str, prefix: &str) -> bool {
 
 /// Notes every mistake of the routes.
 pub(super) fn check(config: &Config, context: &mut Context) {
+    let prefix = config.listen.prefix.as_str();
+    if config.authzen.enabled && (is_access(prefix) || ACCESS.starts_with(&format!("{prefix}/"))) {
+        let why = format!("`{prefix}` is where `[authzen]` answers (`{ACCESS}`); choose another prefix");
+        context.problem("listen.prefix", why);
+    }
     for (index, route) in config.routes.iter().enumerate() {
         let key = |key: &str| format!("route[{index}].{key}");
         upstream_exists(config, route, &key("upstream"), context);
@@ -59,7 +72,8 @@ fn not_reserved(config: &Config, route: &Route, key: &str, context: &mut Context
     let exact = WELL_KNOWN.iter().find(|document| start == **document || start == format!("{document}/"));
     let resource = WELL_KNOWN.last().filter(|document| below(document));
     let prefix = Some(config.listen.prefix.as_str()).filter(|prefix| below(prefix));
-    if let Some(reserved) = prefix.or_else(|| exact.or(resource).copied()) {
+    let access = Some(ACCESS).filter(|access| config.authzen.enabled && below(access));
+    if let Some(reserved) = prefix.or(access).or_else(|| exact.or(resource).copied()) {
         let name = &route.name;
         context.problem(key, format!("route `{name}` is below `{reserved}`, which is this gateway's own"));
     }

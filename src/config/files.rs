@@ -27,20 +27,19 @@ pub(super) enum FileKind {
 /// Checks every file that was named.
 pub(super) fn check(context: &mut Context) {
     for (key, path, kind) in context.files.clone() {
-        if let Err(message) = check_one(&path, kind) {
+        if kind == FileKind::Secret {
+            // Secrets that are mounted into a container are readable by everyone in it.
+            match readers(&path) {
+                Ok(Readers::Owner) | Err(_) => {}
+                Ok(others) => context.warning(&key, others.said_of(&path)),
+            }
+        } else if let Err(message) = check_one(&path, kind) {
             context.problem(&key, message);
-        } else if kind == FileKind::Secret
-            && let Err(message) = owner_only(&path)
-        {
-            context.warning(&key, message);
         }
     }
 }
 
 fn check_one(path: &Path, kind: FileKind) -> Result<(), String> {
-    if kind == FileKind::Secret {
-        return Ok(());
-    }
     let shown = path.display();
     let content = fs::read(path).map_err(|error| unreadable(path, &error))?;
     if content.is_empty() {
@@ -52,7 +51,10 @@ fn check_one(path: &Path, kind: FileKind) -> Result<(), String> {
             _ => Err(format!("{shown} holds no certificate in PEM form")),
         },
         FileKind::Key => match PrivateKeyDer::from_pem_slice(&content) {
-            Ok(_) => owner_only(path),
+            Ok(_) => match readers(path)? {
+                Readers::Owner => Ok(()),
+                others => Err(others.said_of(path)),
+            },
             Err(_) => Err(format!("{shown} holds no private key in PEM form")),
         },
         FileKind::KeySet => {
@@ -82,18 +84,35 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn owner_only(path: &Path) -> Result<(), String> {
-    let shown = path.display();
+/// Who may read a file, besides the administrator; with the file's mode.
+#[derive(Clone, Copy)]
+enum Readers {
+    Owner,
+    Group(u32),
+    Everyone(u32),
+}
+
+impl Readers {
+    /// What is wrong with that, and what to do.
+    fn said_of(self, path: &Path) -> String {
+        let (whom, mode) = match self {
+            Self::Owner => return String::new(),
+            Self::Group(mode) => ("its group", mode),
+            Self::Everyone(mode) => ("everyone", mode),
+        };
+        let shown = path.display();
+        format!("{shown} is readable by {whom} ({mode:04o}); chmod 600 {shown}")
+    }
+}
+
+fn readers(path: &Path) -> Result<Readers, String> {
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     let mode = metadata.permissions().mode() & 0o7777;
-    let whom = if mode & 0o007 != 0 {
-        "everyone"
-    } else if mode & 0o070 != 0 {
-        "its group"
-    } else {
-        return Ok(());
-    };
-    Err(format!("{shown} is readable by {whom} ({mode:04o}); chmod 600 {shown}"))
+    Ok(match (mode & 0o007, mode & 0o070) {
+        (0, 0) => Readers::Owner,
+        (0, _) => Readers::Group(mode),
+        _ => Readers::Everyone(mode),
+    })
 }
 
 /// The text of a file with a secret, without the end of its last line.

@@ -1,5 +1,7 @@
 //! `[forward_auth]`: who may ask for verdicts.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::reader::Section;
@@ -13,6 +15,12 @@ pub struct ForwardAuth {
 }
 
 impl ForwardAuth {
+    /// True when `peer` may ask for verdicts.
+    pub fn answers(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.callers.iter().any(|network| network.contains(&peer))
+    }
+
     pub(super) fn read(s: &mut Section<'_>) -> Self {
         Self {
             callers: s.list(

@@ -89,7 +89,10 @@ pub fn environment() -> Vec<(String, String)> {
 pub(super) fn read(path: &Path) -> Result<String, Problem> {
     let problem = |line, message| Problem { file: path.to_path_buf(), line, message };
     let bytes = std::fs::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => problem(0, "does not exist; `portcullis init` writes one".to_owned()),
+        std::io::ErrorKind::NotFound => problem(
+            0,
+            "does not exist; name another with --config, or write one with `portcullis init`".to_owned(),
+        ),
         _ => problem(0, format!("cannot be read: {error}")),
     })?;
     String::from_utf8(bytes).map_err(|error| {

@@ -5,7 +5,7 @@
 //! A new type of value is a method in `fields`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::files::FileKind;
 use super::problem::{Origin, Problem};
@@ -51,7 +51,7 @@ impl Context {
 
     /// The path a setting means: relative ones begin at the folder of the file.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
-        self.base.join(path)
+        plain(&self.base.join(path))
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<&String> {
@@ -361,4 +361,19 @@ impl Section<'_> {
         }
         values
     }
+}
+
+/// The path without `folder/..`, where that changes nothing because the folder is no link: it is shown to people.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        let folder = matches!(out.components().next_back(), Some(Component::Normal(_)));
+        if part == Component::ParentDir && folder && out.symlink_metadata().is_ok_and(|found| found.is_dir())
+        {
+            out.pop();
+        } else {
+            out.push(part);
+        }
+    }
+    out
 }

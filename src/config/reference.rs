@@ -19,7 +19,7 @@ value, and failing that as it is. Tables that come several times, `[[route]]` fo
 - **duration**: a whole number and `ms`, `s`, `m`, `h` or `d`: `\"200ms\"`, `\"5m\"`, `\"30d\"`.
 - **size**: a whole number and `B`, `KiB`, `MiB` or `GiB`, or a number of bytes: `\"64KiB\"`, `65536`.
 - **path**, **file**: relative ones begin at the folder of the configuration file.
-- **secret**: the value, or `\"env:NAME\"`, or `KEY_file = \"path\"` instead.
+- **secret**: the value, or `\"env:NAME\"`, or `KEY_file = \"path\"` instead, a file that others should not be able to read (a warning).
 
 An unknown key is a mistake. `portcullis check` shows every mistake with its line, `portcullis config show` every
 effective value with where it came from.

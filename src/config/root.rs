@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::reader::{Section, defaults};
 use super::{
-    Accounts, Admin, Audit, CertificatePrincipal, Client, ForwardAuth, Listen, Node, Passwords, Policy,
-    Provider, Route, Session, Store, Tokens, TrustedIssuer, Upstream,
+    Accounts, Admin, Audit, Authzen, CertificatePrincipal, Client, ForwardAuth, Listen, Node, Passwords,
+    Policy, Provider, Route, Session, Store, Tokens, TrustedIssuer, Upstream,
 };
 
 /// The whole configuration of a node, checked: what is here is consistent.
@@ -33,6 +33,8 @@ pub struct Config {
     pub audit: Audit,
     /// `[forward_auth]`
     pub forward_auth: ForwardAuth,
+    /// `[authzen]`
+    pub authzen: Authzen,
     /// `[[upstream]]`
     pub upstreams: Vec<Upstream>,
     /// `[[route]]`
@@ -74,6 +76,7 @@ impl Config {
             policy: s.table("policy", "The policies that decide.", Policy::read),
             audit: s.table("audit", "The record of every decision.", Audit::read),
             forward_auth: s.table("forward_auth", "Verdicts for other proxies.", ForwardAuth::read),
+            authzen: s.table("authzen", "Decisions for other programs.", Authzen::read),
             upstreams: s.tables("upstream", "Servers behind this gateway.", Upstream::read),
             routes: s.tables("route", "What is reachable, and how one proves who one is there.", Route::read),
             providers: s.tables("provider", "Single sign-on from another identity provider.", Provider::read),
@@ -93,8 +96,13 @@ impl Config {
                 CertificatePrincipal::read,
             ),
         };
-        s.unsupported(&["authzen", "rate_limit", "rate_limits", "registration", "introspection", "device"]);
+        s.unsupported(&["rate_limit", "rate_limits", "registration", "introspection", "device"]);
         config
+    }
+
+    /// True for paths that are ours, and never a route's, in this configuration.
+    pub fn reserves(&self, path: &str) -> bool {
+        super::is_reserved(path, &self.listen.prefix) || (self.authzen.enabled && super::is_access(path))
     }
 
     /// Every name that the configuration gives as a role: mappings, clients and certificates.

@@ -1,7 +1,7 @@
 //! casbin's four effects without its panics, noting the deciding row; and a collector for `explain`.
 //!
 //! Plugged into every `Enforcer` by `snapshot`. Another effect is one more line in [`EFFECTS`](super::definition::EFFECTS)
-//! and in [`Stream::push_effect`].
+//! and in [`Stream::push`].
 
 use casbin::{EffectKind, Effector, EffectorStream};
 
@@ -16,25 +16,11 @@ pub struct RecordingEffector;
 
 impl Effector for RecordingEffector {
     fn new_stream(&self, expr: &str, cap: usize) -> Box<dyn EffectorStream> {
-        let kind = match expr {
-            ALLOW => Kind::Allow,
-            ALLOW_UNLESS_DENIED => Kind::AllowAndNotDeny,
-            NOT_DENIED => Kind::NotDeny,
-            PRIORITY => Kind::Priority,
-            COLLECT => Kind::Collect,
-            other => {
-                call::fail(format!("unsupported effect `{other}`"));
-                Kind::Unknown
-            }
-        };
-        Box::new(Stream {
-            kind,
-            result: kind == Kind::NotDeny,
-            deciding: None,
-            index: 0,
-            rows: cap,
-            done: false,
-        })
+        let stream = Stream::new(expr, cap);
+        if stream.kind == Kind::Unknown {
+            call::fail(format!("unsupported effect `{expr}`"));
+        }
+        Box::new(stream)
     }
 }
 
@@ -48,7 +34,8 @@ enum Kind {
     Unknown,
 }
 
-struct Stream {
+/// One evaluation's effects, row by row.
+pub struct Stream {
     kind: Kind,
     result: bool,
     deciding: Option<usize>,
@@ -64,6 +51,31 @@ impl EffectorStream for Stream {
     }
 
     fn push_effect(&mut self, effect: EffectKind) -> bool {
+        self.push(effect)
+    }
+}
+
+impl Stream {
+    /// The stream of an effect over `rows` rows.
+    pub fn new(effect: &str, rows: usize) -> Self {
+        let kind = match effect {
+            ALLOW => Kind::Allow,
+            ALLOW_UNLESS_DENIED => Kind::AllowAndNotDeny,
+            NOT_DENIED => Kind::NotDeny,
+            PRIORITY => Kind::Priority,
+            COLLECT => Kind::Collect,
+            _ => Kind::Unknown,
+        };
+        Self { kind, result: kind == Kind::NotDeny, deciding: None, index: 0, rows, done: false }
+    }
+
+    /// Whether it allows, and the number of the deciding row.
+    pub fn outcome(&self) -> (bool, Option<usize>) {
+        (self.done && self.result, self.deciding)
+    }
+
+    /// Takes the effect of the next row; true when no further row matters.
+    pub fn push(&mut self, effect: EffectKind) -> bool {
         match (self.kind, effect) {
             (Kind::Allow, EffectKind::Allow) => self.decide(true, true),
             (Kind::AllowAndNotDeny, EffectKind::Allow) if self.deciding.is_none() => self.decide(true, false),
@@ -83,9 +95,7 @@ impl EffectorStream for Stream {
         self.done = self.done || self.index >= self.rows;
         self.done
     }
-}
 
-impl Stream {
     fn decide(&mut self, result: bool, done: bool) {
         self.result = result;
         self.deciding = Some(self.index);

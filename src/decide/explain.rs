@@ -1,29 +1,29 @@
 //! Why: the verdict, its row, the roles, and on a refusal the nearest rows with the term that failed.
 //!
 //! Called by `policy explain`, `why` and the console. [`Explanation`] is the JSON of the interface; its `Display` is what
-//! a person reads. A better sentence for a term is one more branch of [`why`].
+//! a person reads, its sentences for each term are in `terms`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::expression;
 use super::load::{Settings, load};
-use super::roles::Closure;
 use super::snapshot::{Prepared, Snapshot};
 use super::source::{Row, Sources};
-use super::{Problem, Question};
+use super::{Problem, Question, terms};
 use crate::model::{Principal, Timestamp};
 
 /// How many near rows are shown.
 const NEAR: usize = 3;
 
 /// What is to be explained.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Query {
     /// Who asks, with carried roles, attributes and tenant.
     pub principal: Principal,
@@ -42,10 +42,10 @@ pub struct Query {
 }
 
 /// The answer; serialised as `policy explain -o json` prints it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {
     /// `allow` or `deny`.
-    pub decision: &'static str,
+    pub decision: Cow<'static, str>,
     /// The deciding row.
     pub rule: Option<Rule>,
     /// Every role of the subject.
@@ -55,8 +55,11 @@ pub struct Explanation {
     /// The snapshot's digest.
     pub digest: String,
     /// Why the evaluation failed, when it did.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Some allowing row is about the object.
+    #[serde(skip)]
+    about: bool,
     #[serde(skip)]
     question: String,
     #[serde(skip)]
@@ -68,7 +71,7 @@ pub struct Explanation {
 }
 
 /// A row and its place.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rule {
     /// Relative to the directory.
     pub file: String,
@@ -79,7 +82,7 @@ pub struct Rule {
 }
 
 /// A row that nearly decided.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Near {
     /// Relative to the directory.
     pub file: String,
@@ -92,7 +95,7 @@ pub struct Near {
 }
 
 /// One term of the matcher.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Term {
     /// As written in the matcher.
     pub term: String,
@@ -100,6 +103,9 @@ pub struct Term {
     pub holds: bool,
     /// In words.
     pub why: String,
+    /// What the row would need, in a few words; empty when the term holds.
+    #[serde(skip)]
+    wanting: String,
 }
 
 /// Explains what the files of a directory say to a query.
@@ -128,13 +134,15 @@ pub(super) fn of_snapshot(snapshot: &Snapshot, directory: &Path, query: &Query) 
     let again = snapshot.evaluate(&prepared);
     let took = begun.elapsed();
     debug_assert_eq!(verdict, again, "the same question has one answer");
-    let rule = verdict.row.and_then(|row| snapshot.rows.get(row));
-    let near = if verdict.allow || rule.is_some() { Vec::new() } else { near(snapshot, &prepared, query) };
+    let rule = verdict.row.and_then(|row| snapshot.rows.row(row));
+    let near = (!verdict.allow && rule.is_none()).then(|| near(snapshot, &prepared, query));
+    let (near, about) = near.unwrap_or_default();
     Explanation {
-        decision: if verdict.allow { "allow" } else { "deny" },
+        decision: Cow::Borrowed(if verdict.allow { "allow" } else { "deny" }),
         rule: rule.map(|row| Rule { file: row.file.to_string(), line: row.line, text: row.text.clone() }),
         roles: prepared.subject.roles.iter().map(|role| role.to_string()).collect(),
         near,
+        about,
         digest: snapshot.digest.to_string(),
         error: verdict.error,
         question: format!("{} {} {}", query.principal.name, query.action, query.object),
@@ -144,210 +152,132 @@ pub(super) fn of_snapshot(snapshot: &Snapshot, directory: &Path, query: &Query) 
     }
 }
 
-/// The allowing rows at which the fewest terms fail, those of the object first.
-fn near(snapshot: &Snapshot, prepared: &Prepared, query: &Query) -> Vec<Near> {
+/// The allowing rows at which the fewest terms fail, those of the object first, then those for which the subject lacks
+/// something; and whether any is about the object.
+fn near(snapshot: &Snapshot, prepared: &Prepared, query: &Query) -> (Vec<Near>, bool) {
     let definition = &snapshot.definition;
     let terms = expression::terms(&definition.matcher);
     let effect = definition.column("eft");
-    let allows = |row: &&Row| effect.and_then(|at| row.values.get(at)).is_none_or(|eft| eft == "allow");
-    let rows: Vec<Row> = snapshot.rows.iter().filter(allows).cloned().collect();
+    let allows = |row: &Row| effect.and_then(|at| row.values.get(at)).is_none_or(|eft| eft == "allow");
+    let rows: Vec<Row> = snapshot.rows.iter().filter(allows).collect();
     if rows.is_empty() {
-        return Vec::new();
+        return (Vec::new(), false);
     }
     let answers: Vec<Option<Vec<bool>>> =
         terms.iter().map(|term| snapshot.holds(term, &rows, prepared).ok()).collect();
     let holds = |term: usize, row: usize| {
         answers.get(term).and_then(Option::as_ref).and_then(|rows| rows.get(row)).copied().unwrap_or(false)
     };
-    let object = |term: &String| term.contains("r.obj") && !term.contains("||");
+    let about: Vec<Vec<String>> = terms.iter().map(|term| terms::about(snapshot, term)).collect();
+    let fails = |row: usize, what: fn(&[String]) -> bool| {
+        about.iter().enumerate().any(|(term, about)| what(about) && !holds(term, row))
+    };
+    let object_fails = |row: usize| fails(row, |about| matches!(about, [token] if token == "obj"));
+    let subject_fails = |row: usize| fails(row, |about| about.iter().any(|token| token == "sub"));
     let mut order: Vec<usize> = (0..rows.len()).collect();
-    let object_fails =
-        |row: usize| terms.iter().enumerate().any(|(term, text)| object(text) && !holds(term, row));
     order.sort_by_key(|row| {
         let failed = (0..terms.len()).filter(|term| !holds(*term, *row)).count();
-        (object_fails(*row), failed, *row)
+        (object_fails(*row), failed, !subject_fails(*row), *row)
     });
     // Rows about other objects say something only where none is about this one.
     let about = order.first().is_some_and(|row| !object_fails(*row));
     let telling =
         |row: &usize| (0..terms.len()).any(|term| holds(term, *row)) && (!about || !object_fails(*row));
     let shown = order.into_iter().filter(telling).take(NEAR);
-    shown
+    let near = shown
         .filter_map(|index| {
             let row = rows.get(index)?;
             let explained = terms.iter().enumerate().map(|(at, term)| {
                 let holds = holds(at, index);
-                Term { term: term.clone(), holds, why: why(snapshot, row, term, holds, prepared, query) }
+                let why = terms::why(snapshot, row, term, holds, prepared, query);
+                let wanting = if holds { String::new() } else { terms::wanting(snapshot, row, term, query) };
+                Term { term: term.clone(), holds, why, wanting }
             });
             let (file, text) = (row.file.to_string(), row.text.clone());
             Some(Near { file, line: row.line, text, terms: explained.collect() })
         })
-        .collect()
-}
-
-/// One term in words.
-fn why(
-    snapshot: &Snapshot,
-    row: &Row,
-    term: &str,
-    holds: bool,
-    prepared: &Prepared,
-    query: &Query,
-) -> String {
-    let calls = expression::calls(term);
-    let column = |argument: &str| {
-        let tokens = super::definition::mentioned(argument, "p");
-        let column = tokens.first().and_then(|token| snapshot.definition.column(token))?;
-        row.values.get(column).map(String::as_str)
-    };
-    if let Some(call) = calls.iter().find(|call| call.function == "g" && term.contains("||")) {
-        return match call.arguments.get(1).and_then(|argument| column(argument)) {
-            Some("*") if holds => "everyone".to_owned(),
-            Some(wanted) => links(snapshot, &prepared.subject.closure, wanted, holds),
-            None => String::new(),
-        };
-    }
-    let single = calls.len() == 1 && !term.contains("||");
-    let call = calls.first().filter(|_| single);
-    let (left, right) = match (call, term.split_once("==")) {
-        (Some(call), _) => match call.arguments.as_slice() {
-            [left, right, ..] => (left.as_str(), right.as_str()),
-            [only] => (only.as_str(), only.as_str()),
-            [] => return String::new(),
-        },
-        (None, Some((left, right))) if calls.is_empty() && !term.contains("||") => {
-            (left.trim(), right.trim())
-        }
-        _ => return whole(term, holds, query),
-    };
-    let Some(wanted) = column(right).or_else(|| column(left)) else { return whole(term, holds, query) };
-    let value = value_of(snapshot, left, query);
-    match call.map(|call| call.function.as_str()) {
-        Some("g") => links(snapshot, &prepared.subject.closure, wanted, holds),
-        Some("eval") if holds => format!("{wanted} holds"),
-        Some("eval") => format!("{wanted} does not hold"),
-        _ if holds => format!("{value} matches {wanted}"),
-        Some("regexMatch") => {
-            format!("{value} is not {}", wanted.trim_matches(['(', ')', '^', '$']).replace('|', " or "))
-        }
-        _ => format!("{value} does not match {wanted}"),
-    }
-}
-
-/// A term that is not taken apart, with the attributes that it reads.
-fn whole(term: &str, holds: bool, query: &Query) -> String {
-    if holds {
-        return "holds".to_owned();
-    }
-    let read = expression::usage(term, "r", "sub").fields;
-    let told: Vec<String> = read
-        .iter()
-        .filter(|field| !["name", "kind", "roles", "dom", "acr", "amr"].contains(&field.as_str()))
-        .map(|field| match query.principal.attributes.0.get(field) {
-            Some(value) => format!("{field} is {}", serde_json::to_string(value).unwrap_or_default()),
-            None => format!("there is no {field}"),
-        })
         .collect();
-    let told = if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) };
-    format!("does not hold{told}: {term}")
+    (near, about)
 }
 
-fn value_of(snapshot: &Snapshot, argument: &str, query: &Query) -> String {
-    let tokens = super::definition::mentioned(argument, "r");
-    let position =
-        tokens.first().and_then(|token| snapshot.definition.request.iter().position(|known| known == token));
-    match position.and_then(|at| snapshot.bound.get(at)).map(String::as_str) {
-        Some("sub") => query.principal.name.to_string(),
-        Some("obj") => query.object.clone(),
-        Some("act") => query.action.clone(),
-        Some("dom") => query.principal.tenant.as_deref().unwrap_or_default().to_owned(),
-        _ => argument.to_owned(),
+impl Explanation {
+    /// True for an allow.
+    pub fn allows(&self) -> bool {
+        self.decision == "allow"
     }
-}
 
-/// Which roles the subject has, and the file's link that gives one.
-fn links(snapshot: &Snapshot, subject: &Closure, wanted: &str, holds: bool) -> String {
-    let place = |name: &str, role: &str| {
-        let row = snapshot.links.iter().find(|row| {
-            row.kind == "g"
-                && matches!(row.values.as_slice(), [first, second, ..] if first == name && second == role)
-        })?;
-        Some(format!("{}:{} {}", row.file, row.line, row.text))
-    };
-    if holds {
-        if &*subject.name == wanted {
-            return format!("{wanted} itself");
+    /// The same for a reader on another machine: places are relative to the policy directory.
+    #[must_use]
+    pub fn elsewhere(self) -> Self {
+        Self { directory: String::new(), ..self }
+    }
+
+    /// The reason on one line: the row that decided, or what the nearest one lacks.
+    pub fn hint(&self) -> String {
+        match (&self.rule, &self.error, self.near.first()) {
+            (_, Some(error), _) => format!("the evaluation failed: {error}"),
+            (Some(rule), None, _) => rule.text.clone(),
+            (None, None, Some(near)) if self.about => {
+                let wanting: Vec<&str> =
+                    near.terms.iter().filter(|term| !term.holds).map(|term| term.wanting.as_str()).collect();
+                format!("nearest: {}:{} {}", near.file, near.line, wanting.join(", "))
+            }
+            (None, None, _) if self.allows() => "no rule denies it".to_owned(),
+            (None, None, _) => "no rule allows this path to anyone".to_owned(),
         }
-        let graph = snapshot.graphs.0.get("g");
-        let path =
-            graph.and_then(|graph| graph.path(&subject.name, wanted, &subject.domain)).unwrap_or_default();
-        let links: Vec<String> = path
-            .windows(2)
-            .filter_map(|pair| match pair {
-                [name, role] => place(name, role),
-                _ => None,
-            })
-            .collect();
-        return if links.is_empty() { wanted.to_owned() } else { format!("{wanted} ({})", links.join(", ")) };
     }
-    if subject.roles.is_empty() {
-        return format!("{} has no role, needs {wanted}", subject.name);
-    }
-    let roles: Vec<String> = subject
-        .roles
-        .iter()
-        .map(|role| {
-            place(&subject.name, role).map_or_else(|| role.to_string(), |place| format!("{role} ({place})"))
-        })
-        .collect();
-    let word = if roles.len() == 1 { "role" } else { "roles" };
-    format!("{} has {word} {}, needs {wanted}", subject.name, roles.join(", "))
-}
 
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |file: &str, line: u32| format!("{}/{file}:{line}", self.directory.trim_end_matches('/'));
-        writeln!(f, "{}  {}\n", self.decision.to_uppercase(), self.question)?;
+    /// The row that decided, or the nearest rows with their terms, indented by two.
+    pub fn reasons(&self) -> String {
+        let mut out = String::new();
+        let _ = self.write_reasons(&mut out);
+        out
+    }
+
+    /// A row's place as an editor opens it; relative to the policy directory when that is on another machine.
+    fn place(&self, file: &str, line: u32) -> String {
+        match self.directory.trim_end_matches('/') {
+            "" => format!("{file}:{line}"),
+            directory => format!("{directory}/{file}:{line}"),
+        }
+    }
+
+    fn write_reasons(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         match (&self.rule, &self.error) {
             (_, Some(error)) => writeln!(f, "  the evaluation failed, which denies: {error}")?,
             (Some(rule), None) => {
-                let verb = if self.decision == "allow" { "allowed" } else { "denied" };
-                writeln!(f, "  {verb} by {}   {}", place(&rule.file, rule.line), rule.text)?;
+                let verb = if self.allows() { "allowed" } else { "denied" };
+                writeln!(f, "  {verb} by {}   {}", self.place(&rule.file, rule.line), rule.text)?;
             }
-            (None, None) if self.decision == "allow" => writeln!(f, "  no rule denies it")?,
+            (None, None) if self.allows() => writeln!(f, "  no rule denies it")?,
             (None, None) if self.near.is_empty() => writeln!(f, "  no rule allows it")?,
             (None, None) => writeln!(f, "  no rule allows it. Nearest:")?,
         }
         for near in &self.near {
-            let place = place(&near.file, near.line);
+            let place = self.place(&near.file, near.line);
             writeln!(f, "  {place}   {}", near.text)?;
             for term in &near.terms {
-                let mark = if term.holds { '✓' } else { '✗' };
-                writeln!(
-                    f,
-                    "  {:width$}   {mark} {:<5} {}",
-                    "",
-                    short(&term.term),
-                    term.why,
-                    width = place.chars().count()
-                )?;
+                let (width, mark) = (place.chars().count(), if term.holds { '✓' } else { '✗' });
+                match terms::tokens(&term.term).as_slice() {
+                    [token] => writeln!(f, "  {:width$}   {mark} {token:<5} {}", "", term.why)?,
+                    // What holds of several at once says nothing that a reader needs.
+                    _ if term.holds => {}
+                    _ => writeln!(f, "  {:width$}   {mark} {:<5} {}", "", "rule", term.why)?,
+                }
             }
         }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}  {}\n", self.decision.to_uppercase(), self.question)?;
+        self.write_reasons(f)?;
         if !self.roles.is_empty() {
             writeln!(f, "\n  roles   {}", self.roles.join(", "))?;
         }
         let micros = self.took.as_secs_f64() * 1e6;
         writeln!(f, "\n  policy {}, {} rules, evaluated in {micros:.1} µs", self.digest, self.rows)
-    }
-}
-
-/// The request token that a term is about; `rule` when it is about several.
-fn short(term: &str) -> String {
-    let mut tokens = super::definition::mentioned(term, "r");
-    tokens.sort();
-    tokens.dedup();
-    match tokens.as_slice() {
-        [only] => only.clone(),
-        _ => "rule".to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! The functions that matchers may call, with casbin's meaning but without its panics, and with compiled patterns kept.
 //!
-//! Registered on every `Enforcer` by `snapshot`. A new function: one entry in [`ALL`].
+//! Registered with rhai by `interpreter`, and on the `Enforcer`s that `snapshot` explains with. A new function: one entry
+//! in [`ALL`].
 //! An argument that casbin would panic on is a failure: the request is denied, whatever the rest of the matcher says.
 
 use std::borrow::Cow;

@@ -14,6 +14,7 @@ use super::roles::{RoleGraph, RoleGraphs};
 use super::snapshot::Snapshot;
 use super::source::{Row, Sources, error, rows};
 use crate::config::{self, RoleSource};
+use crate::model::is_operator_role;
 
 /// Says whether a name belongs to a principal.
 pub type IsPrincipal = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -67,19 +68,31 @@ pub fn load(directory: &Path, sources: &Sources, settings: &Settings) -> Result<
     let Some((model, files)) = sources.files.split_first() else {
         return Err(vec![error(directory, "model.conf", 1, "unreadable", "is missing")]);
     };
-    let definition = Definition::read(directory, model)?;
     let mut problems = sources.check_manifest(directory);
     let mut all = Vec::new();
     for file in files {
-        match rows(directory, file) {
-            Ok(rows) => all.extend(rows),
-            Err(problem) => problems.push(problem),
-        }
+        let (rows, unread) = rows(directory, file);
+        all.extend(rows);
+        problems.extend(unread);
     }
-    let engine = super::index::engine(&definition);
+    let definition = match Definition::read(directory, model) {
+        Ok(definition) => definition,
+        Err(mut mistakes) => {
+            mistakes.append(&mut problems);
+            return Err(mistakes);
+        }
+    };
+    let engine = super::interpreter::engine(&definition);
     let own_calls = expression::calls(&definition.matcher);
-    let mut loading =
-        Loading { directory, definition: &definition, settings, problems: &mut problems, engine, own_calls };
+    let mut loading = Loading {
+        directory,
+        definition: &definition,
+        settings,
+        problems: &mut problems,
+        engine,
+        own_calls,
+        compiled: HashSet::new(),
+    };
     let fields = loading.fields(&all);
     let all: Vec<Row> = all.into_iter().filter(|row| loading.row(row)).collect();
     loading.names_in_two_graphs(&all);
@@ -104,6 +117,8 @@ struct Loading<'a> {
     engine: casbin::rhai::Engine,
     /// The matcher's calls, read once.
     own_calls: Vec<expression::Call>,
+    /// Patterns that compile: most rows of large policies repeat those of others.
+    compiled: HashSet<(Style, String)>,
 }
 
 impl Loading<'_> {
@@ -227,7 +242,7 @@ impl Loading<'_> {
                     );
                 }
             }
-            if let Err(cause) = super::index::compile_rule(&self.engine, rule) {
+            if let Err(cause) = super::interpreter::compile_rule(&self.engine, rule) {
                 self.at(row, "expression", format!("the rule is not an expression: {cause}"));
             }
             calls.extend(more);
@@ -251,8 +266,15 @@ impl Loading<'_> {
                 if style.plainly_valid(value) || !seen.insert((style, token.clone())) {
                     continue;
                 }
-                if let Err(cause) = style.compile(value) {
-                    self.at(row, "pattern", format!("`{value}` is not a regular expression: {cause}"));
+                let known = (style, value.clone());
+                if self.compiled.contains(&known) {
+                    continue;
+                }
+                match style.compile(value) {
+                    Ok(_) => drop(self.compiled.insert(known)),
+                    Err(cause) => {
+                        self.at(row, "pattern", format!("`{value}` is not a regular expression: {cause}"));
+                    }
                 }
             }
         }
@@ -281,6 +303,10 @@ impl Loading<'_> {
         for row in rows.iter().filter(|row| row.kind != "p") {
             if let (Some(graph), [name, role, rest @ ..]) = (graphs.get_mut(&row.kind), row.values.as_slice())
             {
+                // An operator's role is given by `user set` or the accounts file alone; `warnings` says so.
+                if row.kind == "g" && is_operator_role(role) {
+                    continue;
+                }
                 graph.add(name, role, rest.first().map_or("", String::as_str));
             }
         }

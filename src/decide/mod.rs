@@ -1,27 +1,40 @@
 //! May they: the node's own casbin policies as an immutable snapshot behind one function.
 //!
 //! `gateway` asks [`Decider::decide`]; `cli` and the operators' listener use [`check`], [`fn@test`], [`fn@explain`] and
-//! [`Decider::reload`]. The order of reading: `source`, `definition`, `load`, `snapshot`, `index`, `residual`, then
-//! `functions`, `roles`, `request`, `effect` and `call`, which an evaluation uses. What a matcher may call is listed in `functions`.
+//! [`Decider::reload`]. The order of reading: `source`, `definition`, `load`, `table`, `snapshot`, `index` (which rows: `shape`,
+//! `paths`; what they say: `reader`, `compiled`, `patterns`, and `interpreter` for the rest), then `functions`, `roles`, `request`,
+//! `effect` and `call`, which an evaluation uses. What a matcher may call is listed in `functions`.
 
+mod ask;
+mod bench;
 mod call;
+mod compiled;
 mod decider;
 mod definition;
+mod draw;
 mod effect;
 mod expression;
 mod functions;
 mod index;
+mod interpreter;
 mod load;
 mod memo;
+mod paths;
 mod patterns;
+mod plain;
+mod plan;
 mod pool;
+mod reader;
+mod recheck;
 mod request;
-mod residual;
 mod roles;
+mod shape;
 mod snapshot;
 mod source;
 mod subjects;
 mod suite;
+mod table;
+mod terms;
 mod warnings;
 
 pub mod explain;
@@ -36,10 +49,12 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use bench::{Measured, bench};
 pub use decider::Decider;
 pub use explain::{Explanation, Query, explain};
 pub use load::Settings;
-pub use suite::{CaseReport, TestReport, test};
+pub use plan::{Plan, plan};
+pub use suite::{CaseReport, TestReport, fingerprint, test};
 
 use crate::model::RuleRef;
 
@@ -105,6 +120,7 @@ pub fn check(directory: &Path, settings: &Settings, run_tests: bool) -> Vec<Prob
             }
         }
     }
+    problems.sort_by(|one, other| (&one.file, one.line).cmp(&(&other.file, other.line)));
     problems
 }
 

@@ -9,7 +9,8 @@ use super::snapshot::{Prepared, Snapshot, Verdict};
 
 const THREADS: usize = 2;
 const QUEUE: usize = 64;
-const STACK: usize = 8 << 20;
+/// The stack of a thread that asks casbin.
+pub const STACK: usize = 8 << 20;
 
 struct Job {
     snapshot: Arc<Snapshot>,

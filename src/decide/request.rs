@@ -1,4 +1,4 @@
-//! What a request looks like to a matcher: read piece by piece by `residual`, or as rhai's values.
+//! What a request looks like to a matcher: read piece by piece by `compiled`, or as rhai's values.
 //!
 //! Another field of `env` or `sub` is one more line in [`Facts::read`] and in the function that makes the object, and
 //! one more line in the policy guide.
@@ -10,12 +10,13 @@ use std::sync::Arc;
 use casbin::rhai::{Dynamic, Map};
 
 use super::Question;
+use super::compiled::Kind;
 use super::load::Fields;
 use super::roles::Closure;
 use crate::model::{AttributeValue, Principal, Timestamp};
 
 /// Everything that is known of a request when it is decided.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     principal: Arc<Principal>,
     object: String,
@@ -51,6 +52,8 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     /// `true` or `false`.
     Boolean(bool),
+    /// A whole number.
+    Number(i64),
 }
 
 impl Source {
@@ -66,6 +69,21 @@ impl Source {
             ("act", None, _) => Self::Action,
             _ => return None,
         })
+    }
+
+    /// What it certainly is; an attribute can be anything.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Name | Self::Domain | Self::Object | Self::Action => Some(Kind::Text),
+            Self::Subject(field) => {
+                ["name", "kind", "dom", "acr"].contains(&field.as_str()).then_some(Kind::Text)
+            }
+            Self::Environment(field) => Some(match field.as_str() {
+                "secure" => Kind::Boolean,
+                "time" | "weekday" => Kind::Number,
+                _ => Kind::Text,
+            }),
+        }
     }
 }
 
@@ -103,7 +121,12 @@ impl Facts {
                     None => borrowed(""),
                     Some(AttributeValue::Text(text)) => borrowed(text),
                     Some(AttributeValue::Boolean(value)) => Some(Value::Boolean(*value)),
-                    Some(_) => None,
+                    Some(AttributeValue::Integer(value)) => Some(match i32::try_from(*value) {
+                        Ok(_) => Value::Number(*value),
+                        Err(_) => Value::Text(Cow::Owned(value.to_string())),
+                    }),
+                    Some(AttributeValue::Float(value)) => Some(Value::Text(Cow::Owned(value.to_string()))),
+                    Some(AttributeValue::List(_)) => None,
                 },
             },
             Source::Environment(field) => match field.as_str() {
@@ -111,10 +134,16 @@ impl Facts {
                 "node" => borrowed(&self.node),
                 "host" => borrowed(&self.host),
                 "secure" => Some(Value::Boolean(self.secure)),
-                "time" | "weekday" => None,
+                "time" => Some(Value::Number(self.minute())),
+                "weekday" => Some(Value::Number(self.weekday())),
                 _ => borrowed(""),
             },
         }
+    }
+
+    /// The object.
+    pub fn object(&self) -> &str {
+        &self.object
     }
 
     /// rhai's values in the order of `bound`.
@@ -150,12 +179,21 @@ impl Facts {
         map
     }
 
+    /// Minutes since midnight, UTC.
+    fn minute(&self) -> i64 {
+        self.at.seconds().rem_euclid(86_400) / 60
+    }
+
+    /// Monday is 1, Sunday is 7 (ISO 8601), UTC.
+    fn weekday(&self) -> i64 {
+        // 1970-01-01 was a Thursday.
+        (self.at.seconds().div_euclid(86_400) + 3).rem_euclid(7) + 1
+    }
+
     fn environment(&self) -> Map {
-        let seconds = self.at.seconds();
         let mut map = Map::new();
-        map.insert("time".into(), number(seconds.rem_euclid(86_400) / 60));
-        // 1970-01-01 was a Thursday; Monday is 1, Sunday is 7 (ISO 8601).
-        map.insert("weekday".into(), number((seconds.div_euclid(86_400) + 3).rem_euclid(7) + 1));
+        map.insert("time".into(), number(self.minute()));
+        map.insert("weekday".into(), number(self.weekday()));
         map.insert("ip".into(), text(&self.ip.to_string()));
         map.insert("node".into(), text(&self.node));
         map.insert("host".into(), text(&self.host));

@@ -1,27 +1,31 @@
-//! An immutable snapshot: model, rows with their places, role graphs, and the casbin `Enforcer` of exactly those rows.
+//! An immutable snapshot: model, rows with their places, role graphs, the index over the rows, and casbin's interpreter for
+//! what the index has no answer to.
 //!
 //! Built by `load`, evaluated by `Decider` (inline or on the pool) and by `explain` and the policy tests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ahash::RandomState;
 use casbin::rhai::Dynamic;
 use casbin::{CoreApi as _, DefaultModel, Enforcer, Model as _};
 use futures_util::FutureExt as _;
 
 use super::Question;
 use super::call::{self, Context};
+use super::compiled::Given;
 use super::definition::Definition;
 use super::effect::{COLLECT, RecordingEffector};
 use super::functions;
-use super::index::Index;
+use super::index::{Candidates, Index};
+use super::interpreter::Interpreter;
 use super::load::{Fields, Settings};
 use super::memo::Memo;
 use super::request::Facts;
-use super::residual::Given;
 use super::roles::{Closure, RoleGraphs};
 use super::source::Row;
 use super::subjects::{Subject, Subjects};
+use super::table::Table;
 use crate::config::RoleSource;
 use crate::model::{Principal, RuleRef};
 
@@ -35,7 +39,7 @@ pub struct Snapshot {
     /// The model.
     pub definition: Definition,
     /// The `p` rows in evaluation order.
-    pub rows: Vec<Row>,
+    pub rows: Table,
     /// The rows of role definitions, for the places of links.
     pub links: Vec<Row>,
     /// The role graphs.
@@ -52,21 +56,16 @@ pub struct Snapshot {
     pub memo: Memo,
     source: RoleSource,
     node: Arc<str>,
-    plan: Plan,
+    index: Index,
+    interpreter: Interpreter,
     subjects: Subjects,
 }
 
-/// How requests are answered.
-enum Plan {
-    /// The rows that can be true for the subject.
-    Index(Index),
-    /// Every row, by plain casbin.
-    Full(Enforcer),
-}
-
 /// A request, ready to be evaluated.
+#[derive(Clone)]
 pub struct Prepared {
     facts: Facts,
+    candidates: Candidates,
     /// How many rows have to be evaluated.
     pub cost: usize,
     /// Who asks, as this snapshot knows it.
@@ -85,7 +84,7 @@ pub struct Verdict {
 }
 
 impl Snapshot {
-    /// Builds the snapshot and its enforcer.
+    /// Builds the snapshot and its index.
     ///
     /// # Errors
     /// What casbin refuses.
@@ -102,26 +101,22 @@ impl Snapshot {
         let bound = definition.request.iter();
         let bound: Vec<String> =
             bound.map(|token| settings.bind.get(token).unwrap_or(token).clone()).collect();
-        let plan = match Index::plan(&definition, &bound, &fields, &rows)? {
-            Some(index) => Plan::Index(index),
-            None if rows.len() > MAX_ROWS => {
-                return Err(format!(
-                    "{} `p` rows, and every one is evaluated for this matcher, at most {MAX_ROWS}; begin it with \
-                     g(r.sub, p.sub) && …, or split the policy by node",
-                    rows.len()
-                ));
-            }
-            None => Plan::Full(enforcer(&definition, &definition.matcher, &definition.effect, &rows)?),
-        };
-        let interpreted = match &plan {
-            Plan::Index(index) => index.interprets(),
-            Plan::Full(_) => true,
-        };
+        let rows = Table::new(&rows, definition.policy.len())?;
+        let index = Index::plan(&definition, &bound, &fields, &rows);
+        if index.evaluates_every_row() && rows.len() > MAX_ROWS {
+            return Err(format!(
+                "{} `p` rows, and every one is evaluated for this matcher, at most {MAX_ROWS}; begin it with \
+                 g(r.sub, p.sub) && … or keyMatch2(r.obj, p.obj) && …, or split the policy by node",
+                rows.len()
+            ));
+        }
+        let interpreter = Interpreter::new(&definition)?;
+        let worth_keeping = index.interprets() || index.evaluates_every_row();
         Ok(Self {
             rows,
             links,
             graphs: Arc::new(graphs),
-            memo: Memo::new(&fields, interpreted),
+            memo: Memo::new(&fields, worth_keeping),
             fields,
             digest,
             bound,
@@ -129,21 +124,27 @@ impl Snapshot {
             source: settings.roles,
             node: settings.node.as_deref().unwrap_or_default().into(),
             definition,
-            plan,
+            index,
+            interpreter,
             subjects: Subjects::default(),
         })
     }
 
     /// The roles that count for a principal.
-    fn closure(&self, principal: &Principal) -> Closure {
+    pub fn closure(&self, principal: &Principal) -> Closure {
         let domain = principal.tenant.clone().unwrap_or_default();
         let domains = self.definition.roles.get("g") == Some(&3);
         self.graphs.closure(&principal.name, &principal.roles, &domain, self.source, domains)
     }
 
-    /// True when every row is evaluated by plain casbin, because the matcher does not begin with the subject.
+    /// True when every row is evaluated, because the matcher has no term that rows can be found by.
     pub fn evaluates_every_row(&self) -> bool {
-        matches!(self.plan, Plan::Full(_))
+        self.index.evaluates_every_row()
+    }
+
+    /// What rows are found by.
+    pub fn index(&self) -> &Index {
+        &self.index
     }
 
     /// Makes a request ready.
@@ -153,28 +154,60 @@ impl Snapshot {
         question: &Question<'_>,
         at: crate::model::Timestamp,
     ) -> Prepared {
-        let subject = self.subjects.of(principal, || {
-            let closure = self.closure(principal);
-            let candidates = match &self.plan {
-                Plan::Index(index) => Some(index.candidates(&closure)),
-                Plan::Full(_) => None,
-            };
-            Subject::new(principal, closure, candidates)
-        });
-        let cost = subject.candidates.as_ref().map_or(self.rows.len(), |rows| rows.len());
-        Prepared { facts: Facts::of(principal, question, at, &self.node), cost, subject }
+        let subject = self.subjects.of(principal, || self.subject(principal));
+        self.prepared(subject, principal, question, at)
+    }
+
+    /// The same for a principal that does not come again: nothing of it is kept.
+    pub fn prepare_once(
+        &self,
+        principal: &Arc<Principal>,
+        question: &Question<'_>,
+        at: crate::model::Timestamp,
+    ) -> Prepared {
+        self.prepared(Arc::new(self.subject(principal)), principal, question, at)
+    }
+
+    fn subject(&self, principal: &Arc<Principal>) -> Subject {
+        let closure = self.closure(principal);
+        let groups = self.index.groups(&self.rows, &closure);
+        Subject::new(principal, closure, groups)
+    }
+
+    fn prepared(
+        &self,
+        subject: Arc<Subject>,
+        principal: &Arc<Principal>,
+        question: &Question<'_>,
+        at: crate::model::Timestamp,
+    ) -> Prepared {
+        let facts = Facts::of(principal, question, at, &self.node);
+        let candidates = self.index.candidates(&self.rows, &subject.groups, self.given(&facts, &subject));
+        let cost = match &candidates {
+            Candidates::All => self.rows.len(),
+            Candidates::Some(rows) => rows.len(),
+        };
+        Prepared { facts, candidates, cost, subject }
+    }
+
+    fn given<'a>(&'a self, facts: &'a Facts, subject: &'a Subject) -> Given<'a> {
+        Given { facts, subject: &subject.closure, graphs: &self.graphs, table: &self.rows, row: 0 }
+    }
+
+    /// True when the files give others this name as a role.
+    pub fn is_role(&self, name: &str) -> bool {
+        self.graphs.0.get("g").is_some_and(|graph| graph.roles().contains(name))
     }
 
     /// The request as rhai's values.
-    fn values(&self, prepared: &Prepared) -> Vec<Dynamic> {
+    pub fn values(&self, prepared: &Prepared) -> Vec<Dynamic> {
         prepared.facts.values(&self.bound, &self.fields, &prepared.subject.closure)
     }
 
     /// Evaluates; never panics, every failure denies.
     pub fn evaluate(&self, prepared: &Prepared) -> Verdict {
         let failed = |error: String| Verdict { error: Some(error), ..Verdict::default() };
-        if self.graphs.0.get("g").is_some_and(|graph| graph.roles().contains(&*prepared.subject.closure.name))
-        {
+        if self.is_role(&prepared.subject.closure.name) {
             return failed(format!("the subject `{}` has the name of a role", prepared.subject.closure.name));
         }
         if self.rows.is_empty() {
@@ -186,35 +219,18 @@ impl Snapshot {
                 prepared.cost
             ));
         }
-        let candidates = prepared.subject.candidates.as_deref();
-        let closure = &prepared.subject.closure;
-        let (answer, context) = match &self.plan {
-            Plan::Full(enforcer) => run(&self.graphs, closure, None, || {
-                enforcer.enforce(self.values(prepared)).map_err(|cause| cause.to_string())
-            }),
-            Plan::Index(index) => run(&self.graphs, closure, None, || {
-                let given = Given { facts: &prepared.facts, subject: closure, graphs: &self.graphs };
-                index.evaluate(&self.rows, candidates.unwrap_or_default(), given, || self.values(prepared))
-            }),
+        let mut scope = None;
+        let ask = |row| {
+            let (answer, _) = run(&self.graphs, &prepared.subject.closure, None, || {
+                let scope = scope.get_or_insert_with(|| self.interpreter.scope(self.values(prepared)));
+                self.interpreter.holds(scope, &self.rows, row)
+            });
+            answer
         };
-        let row = context.deciding.and_then(|at| candidates.map_or(Some(at), |rows| rows.get(at).copied()));
-        match answer {
-            Ok(allow) => Verdict { allow, row, error: None },
+        let given = self.given(&prepared.facts, &prepared.subject);
+        match self.index.evaluate(&self.rows, &prepared.candidates, given, ask) {
+            Ok((allow, row)) => Verdict { allow, row, error: None },
             Err(error) => failed(error),
-        }
-    }
-
-    /// The answer of plain casbin over every row, for the tests that hold the index against it.
-    #[cfg(test)]
-    pub fn plain(&self, prepared: &Prepared) -> Verdict {
-        let definition = &self.definition;
-        let enforcer = enforcer(definition, &definition.matcher, &definition.effect, &self.rows).unwrap();
-        let (answer, context) = run(&self.graphs, &prepared.subject.closure, None, || {
-            enforcer.enforce(self.values(prepared)).map_err(|cause| cause.to_string())
-        });
-        match answer {
-            Ok(allow) => Verdict { allow, row: context.deciding, error: None },
-            Err(error) => Verdict { error: Some(error), ..Verdict::default() },
         }
     }
 
@@ -232,32 +248,48 @@ impl Snapshot {
     }
 
     /// Every row of the snapshot with its kind: `p` rows, then those of the role definitions.
-    pub fn all_rows(&self) -> impl Iterator<Item = (&str, &[String])> {
-        self.rows.iter().chain(&self.links).map(|row| (row.kind.as_str(), row.values.as_slice()))
+    pub fn all_rows(&self) -> impl Iterator<Item = (&str, Vec<&str>)> {
+        let policies = (0..self.rows.len()).map(|row| ("p", self.rows.values(row).collect()));
+        let links = self.links.iter();
+        policies.chain(links.map(|row| (row.kind.as_str(), row.values.iter().map(String::as_str).collect())))
     }
 
     /// The place of a row.
     pub fn rule(&self, index: usize) -> Option<RuleRef> {
-        self.rows.get(index).map(|row| RuleRef { file: Arc::clone(&row.file), line: row.line })
+        self.rows.rule(index)
     }
 }
 
 /// casbin keeps each row once, where it came last.
 fn in_casbins_order(rows: Vec<Row>) -> (Vec<Row>, Vec<(Row, Row)>) {
-    let last: HashMap<Vec<String>, Row> = rows.iter().map(|row| (row.values.clone(), row.clone())).collect();
+    let mut last: HashMap<&[String], usize, RandomState> = HashMap::default();
+    for (at, row) in rows.iter().enumerate() {
+        last.insert(&row.values, at);
+    }
+    if last.len() == rows.len() {
+        return (rows, Vec::new());
+    }
+    let last = |row: &Row| last.get(row.values.as_slice()).copied();
     let (mut kept, mut duplicates) = (Vec::new(), Vec::new());
-    for row in rows {
-        match last.get(&row.values) {
-            Some(later) if (&later.file, later.line) != (&row.file, row.line) => {
-                duplicates.push((row, later.clone()))
-            }
-            _ => kept.push(row),
+    for (at, row) in rows.iter().enumerate() {
+        match last(row).filter(|last| *last != at).and_then(|last| rows.get(last)) {
+            Some(later) => duplicates.push((row.clone(), later.clone())),
+            None => kept.push(row.clone()),
         }
     }
     (kept, duplicates)
 }
 
-fn enforcer(definition: &Definition, matcher: &str, effect: &str, rows: &[Row]) -> Result<Enforcer, String> {
+/// An `Enforcer` of these rows, with our functions and effects.
+///
+/// # Errors
+/// What casbin refuses.
+pub fn enforcer(
+    definition: &Definition,
+    matcher: &str,
+    effect: &str,
+    rows: &[Row],
+) -> Result<Enforcer, String> {
     let mut model = DefaultModel::default();
     for (section, key, value) in [
         ("r", "r", definition.request.join(", ")),
@@ -281,7 +313,8 @@ fn enforcer(definition: &Definition, matcher: &str, effect: &str, rows: &[Row]) 
     Ok(enforcer)
 }
 
-fn run(
+/// Runs an evaluation with its context: the answer, or what went wrong.
+pub fn run(
     graphs: &Arc<RoleGraphs>,
     subject: &Arc<Closure>,
     matched: Option<Vec<bool>>,

@@ -2,17 +2,13 @@
 //!
 //! Called by `load`, and by the watcher for its scans. Another kind of file is one more step in [`Sources::read`].
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+use std::{fs, io};
 
-use regex::Regex;
 use sha2::{Digest as _, Sha256};
 
 use super::Problem;
-
-/// casbin's own column expression, so that quoting means the same.
-static COLUMN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r#"(\s*"[^"]*"?|\s*[^,]*)"#).ok());
 
 /// One file of the directory.
 #[derive(Clone, Debug)]
@@ -32,6 +28,8 @@ pub struct Sources {
     pub tests: Vec<SourceFile>,
     /// `MANIFEST`, when there is one.
     pub manifest: Option<Vec<u8>>,
+    /// What else `MANIFEST` lists (rows of other nodes, a README): name and SHA-256, `None` when it is not there.
+    pub others: Vec<(String, Option<[u8; 32]>)>,
 }
 
 /// A row of a CSV file with its place.
@@ -66,25 +64,58 @@ pub fn error(
     }
 }
 
-fn list(directory: &Path, extensions: &[&str]) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let wanted = |path: &PathBuf| {
-        let hidden = path.file_name().and_then(|name| name.to_str()).is_none_or(|name| name.starts_with('.'));
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        !hidden && path.is_file() && extension.is_some_and(|extension| extensions.contains(&extension))
+/// The files of a folder that count; no folder, no files. A link that leads nowhere counts, and cannot be read: a row
+/// that denies never vanishes without a word.
+fn list(directory: &Path, extensions: &[&str]) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(cause),
     };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(wanted).collect();
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let wanted = extension.is_some_and(|extension| extensions.contains(&extension));
+        if wanted && !hidden(&path) && !path.is_dir() {
+            paths.push(path);
+        }
+    }
     paths.sort();
-    paths
+    Ok(paths)
+}
+
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.is_file() { fs::read(path) } else { Err(io::Error::other("it is no plain file")) }
 }
 
 /// The nodes that have rows of their own.
 pub fn nodes(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory.join("nodes")) else { return Vec::new() };
-    let folders = entries.flatten().filter(|entry| !list(&entry.path(), &["csv"]).is_empty());
+    let folders = entries.flatten().filter(|entry| {
+        let path = entry.path();
+        !hidden(&path) && path.is_dir() && list(&path, &["csv"]).map_or(true, |files| !files.is_empty())
+    });
     let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
+}
+
+/// The lines of a `MANIFEST` with their numbers: sum and name; `None`: not a line of sha256sum.
+fn listed(manifest: &str) -> impl Iterator<Item = (u32, Option<(&str, &str)>)> {
+    let lines = (1_u32..).zip(manifest.lines());
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    lines.map(|(number, line)| {
+        let entry = line.split_once(' ').map(|(sum, name)| {
+            let name = name.trim_start_matches([' ', '*']).trim_end();
+            (sum, name.strip_prefix("./").unwrap_or(name))
+        });
+        (number, entry)
+    })
 }
 
 impl Sources {
@@ -97,47 +128,72 @@ impl Sources {
         let mut problems = Vec::new();
         let node = node
             .filter(|node| !node.is_empty() && !node.contains(['/', '\\']) && *node != "." && *node != "..");
-        let mut read = |path: &Path, into: &mut Vec<SourceFile>| {
-            let name = path.strip_prefix(directory).unwrap_or(path).to_string_lossy().replace('\\', "/");
-            match fs::read(path) {
-                Ok(bytes) => into.push(SourceFile { name: Arc::from(name), bytes }),
-                Err(cause) => problems.push(error(
-                    directory,
-                    &name,
-                    1,
-                    "unreadable",
-                    format!("cannot be read: {cause}"),
-                )),
-            }
+        let name_of =
+            |path: &Path| path.strip_prefix(directory).unwrap_or(path).to_string_lossy().replace('\\', "/");
+        let unreadable = |path: &Path, cause: &io::Error| {
+            let name = name_of(path);
+            let message = match cause.kind() {
+                io::ErrorKind::NotFound if name == "model.conf" => {
+                    "does not exist; a policy directory has a casbin model of this name".to_owned()
+                }
+                _ => format!("cannot be read: {cause}"),
+            };
+            error(directory, &name, 1, "unreadable", message)
+        };
+        let mut read = |path: &Path, into: &mut Vec<SourceFile>| match read_file(path) {
+            Ok(bytes) => into.push(SourceFile { name: Arc::from(name_of(path)), bytes }),
+            Err(cause) => problems.push(unreadable(path, &cause)),
+        };
+        let mut unlisted = Vec::new();
+        let mut files = |folder: PathBuf, extensions: &[&str]| {
+            list(&folder, extensions).unwrap_or_else(|cause| {
+                unlisted.push(unreadable(&folder, &cause));
+                Vec::new()
+            })
         };
         read(&directory.join("model.conf"), &mut sources.files);
-        for path in list(directory, &["csv"]) {
+        for path in files(directory.to_owned(), &["csv"]) {
             read(&path, &mut sources.files);
         }
         if let Some(node) = node {
-            for path in list(&directory.join("nodes").join(node), &["csv"]) {
+            for path in files(directory.join("nodes").join(node), &["csv"]) {
                 read(&path, &mut sources.files);
             }
         }
-        for path in list(&directory.join("tests"), &["yaml", "yml"]) {
+        for path in files(directory.join("tests"), &["yaml", "yml"]) {
             read(&path, &mut sources.tests);
         }
+        // A link that leads nowhere is a manifest too: what it would say is unknown.
         let manifest = directory.join("MANIFEST");
-        if manifest.exists() {
-            match fs::read(&manifest) {
-                Ok(bytes) => sources.manifest = Some(bytes),
-                Err(cause) => {
-                    problems.push(error(
-                        directory,
-                        "MANIFEST",
-                        1,
-                        "unreadable",
-                        format!("cannot be read: {cause}"),
-                    ));
+        if fs::symlink_metadata(&manifest).is_ok() {
+            match read_file(&manifest) {
+                Ok(bytes) => {
+                    sources.others = sources.listed_elsewhere(directory, &bytes);
+                    sources.manifest = Some(bytes);
                 }
+                Err(cause) => problems.push(unreadable(&manifest, &cause)),
             }
         }
+        problems.append(&mut unlisted);
         if problems.is_empty() { Ok(sources) } else { Err(problems) }
+    }
+
+    fn own(&self, name: &str) -> Option<&SourceFile> {
+        self.files.iter().chain(&self.tests).find(|file| &*file.name == name)
+    }
+
+    /// What a manifest lists besides the files of this node. Names that lead out of the directory are never looked at.
+    fn listed_elsewhere(&self, directory: &Path, manifest: &[u8]) -> Vec<(String, Option<[u8; 32]>)> {
+        let within = |name: &str| {
+            Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+        };
+        let names = listed(std::str::from_utf8(manifest).unwrap_or_default());
+        let names = names.filter_map(|(_, entry)| entry).map(|(_, name)| name);
+        let sum = |name: &str| {
+            let bytes = within(name).then(|| read_file(&directory.join(name)).ok()).flatten();
+            bytes.map(|bytes| Sha256::digest(bytes).into())
+        };
+        names.filter(|name| self.own(name).is_none()).map(|name| (name.to_owned(), sum(name))).collect()
     }
 
     /// The first 12 hex digits of the SHA-256 over names and contents of model and rows.
@@ -157,11 +213,17 @@ impl Sources {
         let mut hash = Sha256::new();
         let manifest =
             SourceFile { name: Arc::from("MANIFEST"), bytes: self.manifest.clone().unwrap_or_default() };
+        let mut part = |part: &[u8]| {
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(part);
+        };
         for file in self.files.iter().chain(&self.tests).chain([&manifest]) {
-            for part in [file.name.as_bytes(), &file.bytes] {
-                hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-                hash.update(part);
-            }
+            part(file.name.as_bytes());
+            part(&file.bytes);
+        }
+        for (name, sum) in &self.others {
+            part(name.as_bytes());
+            part(sum.as_ref().map_or(&[], |sum| sum.as_slice()));
         }
         hash.finalize().into()
     }
@@ -175,27 +237,18 @@ impl Sources {
             return vec![fail(1, "is not UTF-8".to_owned())];
         };
         let mut problems = Vec::new();
-        let mut listed = std::collections::HashSet::new();
-        for (line, entry) in (1_u32..).zip(text.lines()).filter(|(_, entry)| !entry.trim().is_empty()) {
-            let Some((sum, name)) = entry.split_once(' ') else {
+        let mut names = std::collections::HashSet::new();
+        for (line, entry) in listed(text) {
+            let Some((sum, name)) = entry else {
                 problems.push(fail(line, "is not a line of sha256sum".to_owned()));
                 continue;
             };
-            let name = name.trim_start_matches([' ', '*']).trim_end();
-            let name = name.strip_prefix("./").unwrap_or(name);
-            listed.insert(name.to_owned());
-            let known = self.files.iter().chain(&self.tests).find(|file| &*file.name == name);
-            let actual = match known {
-                Some(file) => Some(hex::encode(Sha256::digest(&file.bytes))),
-                None if Path::new(name)
-                    .components()
-                    .all(|part| matches!(part, std::path::Component::Normal(_))) =>
-                {
-                    fs::read(directory.join(name)).ok().map(|bytes| hex::encode(Sha256::digest(bytes)))
-                }
-                None => None,
+            names.insert(name);
+            let actual: Option<[u8; 32]> = match self.own(name) {
+                Some(file) => Some(Sha256::digest(&file.bytes).into()),
+                None => self.others.iter().find(|(other, _)| other == name).and_then(|(_, sum)| *sum),
             };
-            match actual {
+            match actual.map(hex::encode) {
                 None => problems.push(fail(line, format!("lists `{name}`, which is not there"))),
                 Some(actual) if !actual.eq_ignore_ascii_case(sum) => {
                     problems.push(fail(line, format!("`{name}` has other contents than listed")));
@@ -203,7 +256,7 @@ impl Sources {
                 Some(_) => {}
             }
         }
-        for file in self.files.iter().chain(&self.tests).filter(|file| !listed.contains(&*file.name)) {
+        for file in self.files.iter().chain(&self.tests).filter(|file| !names.contains(&*file.name)) {
             problems.push(fail(1, format!("does not list `{}`", file.name)));
         }
         problems
@@ -211,27 +264,15 @@ impl Sources {
 }
 
 /// Reads the rows of one CSV file as casbin does: `#` begins a comment line, a column in double quotes may hold commas.
-///
-/// # Errors
-/// Bytes that are not UTF-8, with the line of the first.
-pub fn rows(directory: &Path, file: &SourceFile) -> Result<Vec<Row>, Problem> {
-    let text = match std::str::from_utf8(&file.bytes) {
-        Ok(text) => text,
-        Err(cause) => {
-            let before = file.bytes.get(..cause.valid_up_to()).unwrap_or_default();
-            let lines = before.iter().filter(|byte| **byte == b'\n').count();
-            let line = u32::try_from(lines).unwrap_or(u32::MAX).saturating_add(1);
-            return Err(error(
-                directory,
-                &file.name,
-                line,
-                "not-utf-8",
-                "is not UTF-8; save the file as UTF-8",
-            ));
-        }
-    };
-    let mut rows = Vec::new();
-    for (line, text) in (1_u32..).zip(text.lines()) {
+/// Besides the rows, each line that is not UTF-8.
+pub fn rows(directory: &Path, file: &SourceFile) -> (Vec<Row>, Vec<Problem>) {
+    let (mut rows, mut problems) = (Vec::new(), Vec::new());
+    for (line, bytes) in (1_u32..).zip(file.bytes.split(|byte| *byte == b'\n')) {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            let message = "is not UTF-8; save the file as UTF-8";
+            problems.push(error(directory, &file.name, line, "not-utf-8", message));
+            continue;
+        };
         let text = text.trim();
         if text.is_empty() || text.starts_with('#') {
             continue;
@@ -246,22 +287,52 @@ pub fn rows(directory: &Path, file: &SourceFile) -> Result<Vec<Row>, Problem> {
             text: text.to_owned(),
         });
     }
-    Ok(rows)
+    (rows, problems)
 }
 
+/// The columns that casbin's expression finds, `(\s*"[^"]*"?|\s*[^,]*)`, so that quoting means the same: a text in double
+/// quotes, else everything up to a comma.
 fn columns(line: &str) -> Vec<String> {
-    let Some(column) = COLUMN.as_ref() else { return Vec::new() };
     let unquote = |text: &str| {
         let text = text.trim();
         let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
         inner.unwrap_or(text).to_owned()
     };
-    column.find_iter(line).map(|found| unquote(found.as_str())).collect()
+    let mut columns = Vec::with_capacity(5);
+    let (mut at, mut last) = (0, None);
+    while let Some(rest) = line.get(at..) {
+        let text = rest.trim_start();
+        let length = match text.strip_prefix('"') {
+            Some(quoted) => rest.len() - quoted.len() + quoted.find('"').map_or(quoted.len(), |end| end + 1),
+            None => rest.find(',').unwrap_or(rest.len()),
+        };
+        // An empty column where the one before ended is the comma between two, or the end.
+        if length == 0 && last == Some(at) {
+            at += 1;
+            continue;
+        }
+        columns.push(unquote(rest.get(..length).unwrap_or_default()));
+        at += length;
+        last = Some(at);
+    }
+    columns
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn columns_are_those_of_casbins_expression(line in "[a\",,, \t\u{2003}é#]{0,12}") {
+            let column = regex::Regex::new(r#"(\s*"[^"]*"?|\s*[^,]*)"#).unwrap();
+            let expected = column.find_iter(&line).map(|found| {
+                let text = found.as_str().trim();
+                text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).to_owned()
+            });
+            proptest::prop_assert_eq!(columns(&line), expected.collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn columns_are_casbins() {
@@ -275,12 +346,68 @@ mod tests {
     fn rows_know_their_line() {
         let bytes = b"# head\n\np, a, b\r\n  # x\ng, a, b".to_vec();
         let file = SourceFile { name: Arc::from("x.csv"), bytes };
-        let rows = rows(Path::new("d"), &file).unwrap();
+        let (rows, problems) = rows(Path::new("d"), &file);
+        assert!(problems.is_empty());
         assert_eq!(
             rows.iter().map(|row| (row.kind.as_str(), row.line)).collect::<Vec<_>>(),
             [("p", 3), ("g", 5)]
         );
-        let file = SourceFile { name: Arc::from("x.csv"), bytes: b"p, a\np, \xff".to_vec() };
-        assert_eq!(super::rows(Path::new("d"), &file).unwrap_err().line, 2);
+        let file = SourceFile { name: Arc::from("x.csv"), bytes: b"p, a\np, \xff\np, b".to_vec() };
+        let (rows, problems) = super::rows(Path::new("d"), &file);
+        assert_eq!((rows.len(), problems.len()), (2, 1), "the other lines are read");
+        assert_eq!(problems.first().map(|problem| problem.line), Some(2));
+    }
+
+    #[test]
+    fn what_is_there_and_cannot_be_read_is_never_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("model.conf"), "").unwrap();
+        fs::create_dir_all(path("nodes/gate-1")).unwrap();
+        fs::create_dir_all(path("nodes/.hidden/x.csv")).unwrap();
+        fs::create_dir_all(path("folder.csv")).unwrap();
+        fs::write(path("nodes/README.csv"), "no folder").unwrap();
+        let read = || Sources::read(directory.path(), Some("gate-1"));
+        assert_eq!(read().unwrap().files.len(), 1);
+        assert_eq!(nodes(directory.path()), Vec::<String>::new());
+        for name in ["deny.csv", "nodes/gate-1/deny.csv", "tests/a.yaml", "MANIFEST"] {
+            fs::create_dir_all(path("tests")).unwrap();
+            std::os::unix::fs::symlink("nowhere", path(name)).unwrap();
+            let problems = read().unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(
+                problems.iter().all(|problem| problem.file.ends_with(name) && problem.code == "unreadable")
+            );
+            fs::remove_file(path(name)).unwrap();
+        }
+        fs::remove_dir(path("tests")).unwrap();
+        fs::write(path("tests"), "no folder").unwrap();
+        assert!(read().unwrap_err().iter().all(|problem| problem.file.ends_with("tests")));
+    }
+
+    #[test]
+    fn a_manifest_covers_files_of_other_nodes_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+        fs::create_dir_all(directory.path().join("nodes/other")).unwrap();
+        write("model.conf", "m");
+        write("nodes/other/a.csv", "old");
+        let sum = |text: &str| hex::encode(Sha256::digest(text));
+        let outside = format!("{}  ../outside\n", sum("x"));
+        let manifest =
+            format!("# made by sha256sum\n{}  ./model.conf\r\n{} *nodes/other/a.csv\n", sum("m"), sum("new"));
+        write("MANIFEST", &manifest);
+        let read = || Sources::read(directory.path(), Some("gate-1")).unwrap();
+        let before = read();
+        let lines = |sources: &Sources| -> Vec<u32> {
+            sources.check_manifest(directory.path()).iter().map(|problem| problem.line).collect()
+        };
+        assert_eq!(lines(&before), [3]);
+        write("nodes/other/a.csv", "new");
+        assert!(lines(&read()).is_empty());
+        assert_ne!(before.fingerprint(), read().fingerprint(), "a scan sees that it has come");
+        assert_eq!(before.digest(), read().digest(), "which is not this node's policy");
+        write("MANIFEST", &format!("{manifest}{outside}"));
+        assert_eq!(lines(&read()), [4], "nothing outside is read");
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ahash::RandomState;
 
+use super::index::Group;
 use super::roles::Closure;
 use crate::model::Principal;
 
@@ -21,18 +22,18 @@ pub struct Subject {
     pub closure: Arc<Closure>,
     /// The roles alone, sorted.
     pub roles: Arc<[Arc<str>]>,
-    /// The rows that can be true for it, in order; `None`: all.
-    pub candidates: Option<Box<[usize]>>,
+    /// The groups of rows that can be true for it.
+    pub groups: Box<[Group]>,
     principal: Arc<Principal>,
 }
 
 impl Subject {
     /// A subject with its roles and rows.
-    pub fn new(principal: &Arc<Principal>, closure: Closure, candidates: Option<Vec<usize>>) -> Self {
+    pub fn new(principal: &Arc<Principal>, closure: Closure, groups: Box<[Group]>) -> Self {
         Self {
             roles: closure.roles.iter().cloned().collect(),
             closure: Arc::new(closure),
-            candidates: candidates.map(Vec::into_boxed_slice),
+            groups,
             principal: Arc::clone(principal),
         }
     }
@@ -76,7 +77,7 @@ mod tests {
             let mut made = false;
             let subject = subjects.of(principal, || {
                 made = true;
-                Subject::new(principal, Closure::default(), None)
+                Subject::new(principal, Closure::default(), Box::new([]))
             });
             assert!(Arc::ptr_eq(&subject.principal, principal));
             made

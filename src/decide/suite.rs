@@ -114,6 +114,14 @@ pub fn test(directory: &Path, settings: &Settings, filter: Option<&str>) -> Test
     report
 }
 
+/// A fingerprint of everything that [`fn@test`] reads; another one means another outcome is possible.
+pub fn fingerprint(directory: &Path, settings: &Settings) -> Vec<Result<[u8; 32], Vec<Problem>>> {
+    let read = |node: Option<&str>| Sources::read(directory, node).map(|sources| sources.fingerprint());
+    let others = settings.other_nodes(directory);
+    let others = others.iter().map(|node| read(Some(node)));
+    std::iter::once(read(settings.node.as_deref())).chain(others).collect()
+}
+
 fn test_one(directory: &Path, settings: &Settings, filter: Option<&str>, own_alone: bool) -> TestReport {
     let node = settings.node.as_deref();
     let loaded = Sources::read(directory, node)

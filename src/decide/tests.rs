@@ -315,11 +315,13 @@ fn an_explanation_names_the_row_and_the_missing_term() {
         at: Timestamp::from_seconds(0),
     };
     let allowed = explain(&shipped(), &Settings::plain(None), &query("GET")).unwrap();
-    assert_eq!((allowed.decision, allowed.rule.unwrap().line), ("allow", 3));
+    assert_eq!(allowed.hint(), "p, reader, /orders/:id, GET|HEAD, allow");
+    assert_eq!((&*allowed.decision, allowed.rule.unwrap().line), ("allow", 3));
     let denied = explain(&shipped(), &Settings::plain(None), &query("DELETE")).unwrap();
     assert_eq!(denied.decision, "deny");
     let lines: Vec<u32> = denied.near.iter().map(|near| near.line).collect();
-    assert_eq!(lines, [3, 5]);
+    assert_eq!(lines, [5, 3], "what the subject lacks comes before what the row is for");
+    assert_eq!(denied.hint(), "nearest: policy.csv:5 needs role admin");
     let failed: Vec<&str> = denied
         .near
         .iter()
@@ -327,7 +329,7 @@ fn an_explanation_names_the_row_and_the_missing_term() {
         .filter(|term| !term.holds)
         .map(|term| term.why.as_str())
         .collect();
-    assert_eq!(failed, ["DELETE is not GET or HEAD", "bob has role reader, needs admin"]);
+    assert_eq!(failed, ["bob has role reader, needs admin", "DELETE is not GET or HEAD"]);
     let json = serde_json::to_value(&denied).unwrap();
     let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["decision", "rule", "roles", "near", "digest"]);
@@ -352,10 +354,13 @@ fn the_watcher_waits_for_two_equal_scans_and_reports_a_mistake_once() {
     assert!(watch.step(&decider).is_none());
     assert_eq!(codes(&watch.step(&decider).unwrap().unwrap_err()), [("columns", 1)]);
     assert!(watch.step(&decider).is_none(), "reported once");
+    fs::write(&policy, "p, eve\n").unwrap();
+    assert_eq!(codes(&decider.reload(true).unwrap_err()), [("columns", 1)]);
+    assert!(watch.step(&decider).is_none() && watch.step(&decider).is_none(), "known already");
     fs::remove_file(&policy).unwrap();
     assert!(watch.step(&decider).is_none());
     assert_eq!(codes(&watch.step(&decider).unwrap().unwrap_err()), [("held", 1)]);
-    assert_eq!((decider.rows(), decider.failures()), (2, (1, 2)));
+    assert_eq!((decider.rows(), decider.failures()), (2, (1, 3)));
 }
 
 #[test]

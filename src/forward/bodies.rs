@@ -2,6 +2,7 @@
 //!
 //! Used by `forward` only.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,10 +76,19 @@ impl Upload {
 
     fn fail(&self, error: &BoxError) {
         let refusal = error.downcast_ref::<Refusal>().cloned().unwrap_or_else(|| {
-            Refusal::new(RefusalKind::BadRequest, format!("the request's body broke off: {error}"))
+            let kind = if is_malformed(error) { RefusalKind::BadRequest } else { RefusalKind::Interrupted };
+            Refusal::new(kind, format!("the request's body broke off: {error}"))
         });
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
     }
+}
+
+/// True when the bytes of a body were wrong; otherwise they ended.
+fn is_malformed(error: &BoxError) -> bool {
+    let first: &(dyn std::error::Error + 'static) = &**error;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 /// The request's body on its way.

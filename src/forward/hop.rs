@@ -1,38 +1,34 @@
 //! Headers that belong to one connection (RFC 9110 §7.6.1) and never pass through.
 //!
 //! `gateway` calls [`remove`] on a request before it sets headers of its own, so that a `Connection` header can
-//! never take one of ours away; `forward` calls it on every answer. One more name is one more entry of the list.
+//! never take one of ours away; `forward` calls it on every answer. One more name is one more line of the list.
 
 use http::HeaderMap;
-use http::header::{
-    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, HeaderName};
 
-const PER_CONNECTION: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-];
+fn is_per_connection(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "proxy-connection"
+            | "keep-alive"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+    )
+}
 
 /// Removes the headers of the connection and everything that a `Connection` header names.
 pub fn remove(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    let mut gone: Vec<HeaderName> = headers.keys().filter(|name| is_per_connection(name)).cloned().collect();
+    if gone.contains(&CONNECTION) {
+        let values = headers.get_all(CONNECTION).iter();
+        let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        gone.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
     }
-    for name in &PER_CONNECTION {
+    for name in gone {
         headers.remove(name);
     }
 }

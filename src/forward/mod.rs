@@ -146,8 +146,11 @@ impl Pool {
             if reuse && let Some(connection) = self.idle.take(server) {
                 return Ok(connection);
             }
-            match Connection::open(server, timeouts.connect).await {
-                Ok(connection) => return Ok(connection),
+            match Box::pin(Connection::open(server, timeouts.connect)).await {
+                Ok(connection) => {
+                    server.opened();
+                    return Ok(connection);
+                }
                 Err(error) => {
                     server.shun();
                     let kind = match error {

@@ -120,6 +120,33 @@ fn connections_are_reused_after_complete_exchanges() {
 }
 
 #[test]
+fn connections_are_kept_up_to_a_limit() {
+    run(async {
+        let (url, connections) = server(Box::leak(vec![OK; 70].into_boxed_slice())).await;
+        let bench = Bench::new(&[url]);
+        let mut answers = Vec::new();
+        for _ in 0..70 {
+            // Not read yet, so that each has a connection of its own.
+            answers.push(bench.ask("GET", body::empty()).await.unwrap());
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 70);
+        for answer in answers {
+            answer.into_body().collect().await.unwrap();
+        }
+        let all_are_back = async {
+            while bench.pool.idle.len() < 64 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), all_are_back).await.unwrap();
+        for _ in 0..70 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.pool.idle.len(), 64);
+    });
+}
+
+#[test]
 fn interim_answers_are_consumed() {
     run(async {
         let early =
@@ -256,6 +283,37 @@ fn an_early_answer_is_passed_on_and_its_connection_closed() {
         let response = bench.ask("POST", body).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
         tokio::task::yield_now().await;
+        assert_eq!(bench.pool.idle.len(), 0);
+    });
+}
+
+#[test]
+fn a_connection_is_not_kept_when_the_answer_came_before_the_end_of_the_request() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bench = Bench::new(&[format!("http://{}", listener.local_addr().unwrap())]);
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await.unwrap();
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            stream
+        };
+        let (send, rest) = tokio::sync::oneshot::channel();
+        let first =
+            futures_util::stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"first")))]);
+        let last = futures_util::stream::once(async {
+            let bytes: Bytes = rest.await?;
+            Ok(Frame::data(bytes))
+        });
+        let body = StreamBody::new(first.chain(last)).boxed_unsync();
+        let (answer, mut stream) = tokio::join!(bench.ask("POST", body), serve);
+        assert_eq!(answer.unwrap().into_body().collect().await.unwrap().to_bytes(), "ok");
+        // The client goes on, but its upload no longer has a connection.
+        drop(send.send(Bytes::from_static(b"rest")));
+        let mut came = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut came)).await;
+        assert!(ended.is_ok(), "the connection is still there after {:?}", String::from_utf8_lossy(&came));
+        assert!(!came.ends_with(b"0\r\n\r\n"), "the request was completed after its answer");
         assert_eq!(bench.pool.idle.len(), 0);
     });
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 
 use crate::config;
+use crate::metrics::UpstreamServer;
 
 /// How long a server that refused a connection comes last.
 const SHUNNED: Duration = Duration::from_secs(1);
@@ -43,6 +44,10 @@ pub(super) struct Server {
     pub(super) port: u16,
     pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     began: Instant,
+    /// Its URL, without a slash at the end.
+    url: String,
+    /// Whether the last connection to it could be opened.
+    up: Arc<AtomicBool>,
     /// Milliseconds after `began` until which this server comes last.
     shunned_until: AtomicU64,
 }
@@ -67,6 +72,18 @@ impl Upstreams {
     /// True when there is an upstream of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.groups.contains_key(name)
+    }
+
+    /// Every server, for the metrics.
+    pub fn servers(&self) -> Vec<UpstreamServer> {
+        let servers = self.groups.iter().flat_map(|(name, group)| {
+            group.servers.iter().map(|server| UpstreamServer {
+                upstream: name.clone(),
+                server: server.url.clone(),
+                up: Arc::clone(&server.up),
+            })
+        });
+        servers.collect()
     }
 
     pub(super) fn group(&self, name: &str) -> Option<&Group> {
@@ -132,6 +149,8 @@ impl Server {
             host,
             port,
             tls,
+            url: url.as_str().trim_end_matches('/').to_owned(),
+            up: Arc::new(AtomicBool::new(true)),
             began: Instant::now(),
             shunned_until: AtomicU64::new(0),
         })
@@ -139,7 +158,13 @@ impl Server {
 
     /// Lets this server come last for a while: it just refused a connection.
     pub(super) fn shun(&self) {
+        self.up.store(false, Ordering::Relaxed);
         self.shunned_until.store(millis(self.began.elapsed().saturating_add(SHUNNED)), Ordering::Relaxed);
+    }
+
+    /// A connection to this server was opened.
+    pub(super) fn opened(&self) {
+        self.up.store(true, Ordering::Relaxed);
     }
 
     fn is_shunned(&self) -> bool {

@@ -9,8 +9,8 @@ use super::identity::{Sign, Values};
 use super::routes::{Entry, Found};
 use super::seen::Seen;
 use super::{Gateway, Routing, browser};
-use crate::config::is_reserved;
-use crate::decide::{Permit, Question};
+use crate::config::{is_access, is_reserved};
+use crate::decide::{Decision, Permit, Question};
 use crate::http::Caller;
 use crate::identify::{Asking, Identified};
 use crate::model::{Acr, AuthMethod, Principal, Refusal, RefusalKind};
@@ -83,7 +83,8 @@ impl Gateway {
             let why = "the path has an encoded slash or percent, and no route takes it";
             Refusal::new(RefusalKind::NotCanonical, why)
         };
-        if is_reserved(target.path.as_str(), &routing.prefix) {
+        let path = target.path.as_str();
+        if is_reserved(path, &routing.prefix) || (routing.access && is_access(path)) {
             let why = "a path of our own, on a host that is neither that of public_url nor a route's";
             return Err((Refusal::new(RefusalKind::NoRoute, why), None));
         }
@@ -167,7 +168,17 @@ impl Gateway {
             secure: caller.secure,
         };
         let began = Instant::now();
-        let mut decision = self.services.decider.decide(principal, &question).await;
+        let decision = self.services.decider.decide(principal, &question).await;
+        self.decided(decision, began, seen)
+    }
+
+    /// What a decision is for the request.
+    pub(super) fn decided(
+        &self,
+        mut decision: Decision,
+        began: Instant,
+        seen: &mut Seen,
+    ) -> Result<Permit, Refusal> {
         self.services.metrics.decision(began.elapsed());
         let permit = decision.permit.take();
         let error = decision.error.take();
@@ -203,7 +214,7 @@ impl Gateway {
         if revocations.epoch() == epoch {
             return Ok(());
         }
-        let again = self.identify(caller, headers, entry).await?;
+        let again = Box::pin(self.identify(caller, headers, entry)).await?;
         if again.principal.name == principal.name {
             Ok(())
         } else {

@@ -7,6 +7,7 @@
 mod admit;
 mod answers;
 mod browser;
+mod evaluate;
 mod headers;
 mod identity;
 mod limit;
@@ -31,6 +32,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+
+pub use self::evaluate::{Evaluated, Thing};
 
 use self::admit::Purpose;
 use self::answers::Ours;
@@ -59,6 +62,8 @@ struct Routing {
     public_host: String,
     /// Of our own endpoints, which are no routes on any host.
     prefix: String,
+    /// So are those of the decision API.
+    access: bool,
 }
 
 /// Routes and upstreams that are compiled and not in use yet.
@@ -117,6 +122,7 @@ impl Gateway {
     /// What is wrong with the routes or upstreams.
     pub fn new(services: Arc<Services>) -> Result<Arc<Self>, String> {
         let routing = Routing::build(&services.config.load())?;
+        services.metrics.declare_upstreams(routing.upstreams.servers());
         let routing = ArcSwap::from_pointee(routing);
         Ok(Arc::new(Self { services, routing, identities: IdentityCache::default() }))
     }
@@ -131,6 +137,7 @@ impl Gateway {
 
     /// Uses what was prepared, for requests that come after.
     pub fn commit(&self, prepared: Prepared) {
+        self.services.metrics.declare_upstreams(prepared.0.upstreams.servers());
         self.routing.store(prepared.0);
     }
 
@@ -151,7 +158,7 @@ impl Gateway {
             Err(_) => {
                 let refusal = Refusal::new(RefusalKind::Internal, "a panic on the path of a request");
                 let pending = open.take();
-                self.failed(&caller, &seen, pending, &refusal).await
+                Box::pin(self.failed(&caller, &seen, pending, &refusal)).await
             }
         }
     }
@@ -167,8 +174,7 @@ impl Gateway {
         refusal: Refusal,
     ) -> Response<Body> {
         tracing::debug!(%request_id, peer = %connection.peer, %refusal, "refused unread");
-        let seen = Seen::unread(client_ip, request_id, method, headers, self.services.clock.now());
-        let refusal = self.record_refusal(&seen, refusal, None).await;
+        let refusal = self.record_unread(client_ip, request_id, method, headers, refusal).await;
         answers::problem(&refusal, request_id, false)
     }
 
@@ -211,7 +217,7 @@ impl Gateway {
         B::Error: Into<BoxError>,
     {
         if let Some(asked) = browser::preflight(&caller.target.method, request.headers()) {
-            return self.preflight(routing, caller, request.headers(), &asked, seen).await;
+            return Box::pin(self.preflight(routing, caller, request.headers(), &asked, seen)).await;
         }
         let origin = request.headers().get(http::header::ORIGIN).cloned();
         let admitted = self.admit(routing, caller, request.headers(), Purpose::Forward, seen).await;
@@ -226,7 +232,7 @@ impl Gateway {
             Err((refusal, entry)) => {
                 let navigates = browser::is_navigation(&caller.target.method, request.headers());
                 let login = login(routing, caller, entry, &refusal, seen).filter(|_| navigates);
-                let refusal = self.record_refusal(seen, refusal, login.as_ref().map(|_| 302)).await;
+                let refusal = Box::pin(self.record_refusal(seen, refusal, login.as_ref().map(|_| 302))).await;
                 let mut answer = match login.filter(|_| refusal.kind.status().is_client_error()) {
                     Some(login) => answers::redirect(&login, caller.request_id),
                     None => {
@@ -281,6 +287,7 @@ impl Routing {
             ours: Ours::new(&config.listen.public_url, &config.listen.prefix),
             strip: config.listen.strip_headers.iter().map(|n| headers::normalised(n).into_owned()).collect(),
             prefix: config.listen.prefix.clone(),
+            access: config.authzen.enabled,
             public_host: config.listen.public_url.host_str().unwrap_or_default().to_ascii_lowercase(),
         })
     }

@@ -22,12 +22,12 @@ impl Gateway {
     ) -> Response<Body> {
         let entry = match self.route(routing, caller, asked, seen) {
             Ok(entry) => entry,
-            Err((refusal, _)) => return self.failed(caller, seen, None, &refusal).await,
+            Err((refusal, _)) => return Box::pin(self.failed(caller, seen, None, &refusal)).await,
         };
         let Some(origin) = browser::listed_origin(entry, headers) else {
             let refusal =
                 Refusal::new(RefusalKind::CrossSite, "the origin is not in the route's cors.origins");
-            return self.failed(caller, seen, None, &refusal).await;
+            return Box::pin(self.failed(caller, seen, None, &refusal)).await;
         };
         let status = StatusCode::NO_CONTENT;
         if let Err(error) = self.services.recorder.refused(&seen.event(Outcome::Allow, None), 204).await {

@@ -12,6 +12,7 @@ use super::headers::REQUEST_ID;
 use super::routes::Entry;
 use crate::decide::Decision;
 use crate::http::Caller;
+use crate::http::event::trace_id;
 use crate::model::{Principal, RefusalKind, RequestId, Target, Timestamp};
 use crate::record::{Event, Kind, Outcome};
 
@@ -29,6 +30,8 @@ pub(super) struct Seen {
     pub(super) shadow: Option<&'static str>,
     /// It goes on although the store is down (`allow_known`).
     pub(super) store_is_down: bool,
+    /// Another program named the principal and this action; nobody proved to be it.
+    pub(super) named: Option<Box<str>>,
     route: Option<Arc<str>>,
     client_ip: IpAddr,
     method: Method,
@@ -64,6 +67,7 @@ impl Seen {
             clear_cookie: false,
             shadow: None,
             store_is_down: false,
+            named: None,
             route: None,
             client_ip,
             method: method.clone(),
@@ -90,6 +94,17 @@ impl Seen {
         }
     }
 
+    /// The target is known after all.
+    pub(super) fn canonical(&mut self, target: &Target) {
+        self.target = Some(target.clone());
+    }
+
+    /// What stands for the path of something that has none.
+    pub(super) fn instead_of_a_path(&mut self, text: &str) {
+        self.target = None;
+        self.masked = Some(text.to_owned());
+    }
+
     /// The path is refused as it stands: the audit has none.
     pub(super) fn not_canonical(&mut self) {
         self.target = None;
@@ -111,10 +126,13 @@ impl Seen {
             time: self.time,
             principal,
             roles: decided.map(|decided| &*decided.roles).unwrap_or_default(),
-            auth: principal.map(|principal| principal.method.as_str()),
+            auth: match self.named {
+                Some(_) => Some("authzen"),
+                None => principal.map(|principal| principal.method.as_str()),
+            },
             client_ip: Some(self.client_ip),
             user_agent: text(self.user_agent.as_ref()),
-            method: Some(self.method.as_str()),
+            method: Some(self.named.as_deref().unwrap_or(self.method.as_str())),
             host: self.target.as_ref().map(|target| target.host.name()),
             path: self.masked.as_deref().or_else(|| self.target.as_ref().map(|target| target.path.as_str())),
             route: self.route.as_deref(),
@@ -132,11 +150,4 @@ impl Seen {
 /// The header's text, when it is ASCII; cut where it is too long.
 fn text(value: Option<&HeaderValue>) -> Option<&str> {
     value.and_then(|value| value.to_str().ok()).map(|text| text.get(..LONGEST).unwrap_or(text))
-}
-
-/// The trace id of a `traceparent` (W3C Trace Context §3.2).
-fn trace_id(parent: &str) -> Option<&str> {
-    let id = parent.split('-').nth(1)?;
-    let good = id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    (good && id.bytes().any(|b| b != b'0')).then_some(id)
 }

@@ -14,7 +14,7 @@ use super::headers::{self, Cleaning, REQUEST_ID};
 use super::limit::Limited;
 use super::routes::Entry;
 use super::seen::Seen;
-use super::stream::{Held, StreamEnd, Watched};
+use super::stream::{Credentials, Held, StreamEnd, Watched};
 use super::{Gateway, Open, Routing, answers, tunnel};
 use crate::forward::{Pool, Switched, is_stream};
 use crate::http::Caller;
@@ -47,20 +47,20 @@ impl Gateway {
             .and_then(|limit| Ok((limit, self.identity(entry, &principal, &roles)?)));
         let (limit, identity) = match ready {
             Ok(ready) => ready,
-            Err(refusal) => return self.failed(caller, seen, None, &refusal).await,
+            Err(refusal) => return Box::pin(self.failed(caller, seen, None, &refusal)).await,
         };
         match self.services.recorder.begin(&seen.event(Outcome::Allow, None)).await {
             Ok(pending) => open.replace(Some(pending)),
             Err(error) => {
                 let refusal = Refusal::new(RefusalKind::AuditUnavailable, error.to_string());
-                return self.failed(caller, seen, None, &refusal).await;
+                return Box::pin(self.failed(caller, seen, None, &refusal)).await;
             }
         };
         let stands = self.still_stands(caller, request.headers(), entry, &principal, epoch, store_is_down);
         if let Err(refusal) = stands.await {
-            return self.failed(caller, seen, open.take(), &refusal).await;
+            return Box::pin(self.failed(caller, seen, open.take(), &refusal)).await;
         }
-        let held = Held::new(caller, request.headers(), entry, &principal);
+        let credentials = Credentials::of(request.headers());
         let client = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
         let mut request = request.map(|body| Limited::new(body, limit, Arc::clone(&routing.strip)));
         let cleaning = Cleaning {
@@ -83,12 +83,13 @@ impl Gateway {
                 self.close(seen, pending, answer.status().as_u16(), None);
                 headers::remove_foreign_sessions(answer.headers_mut());
                 answers::set_request_id(caller.request_id, answer.headers_mut());
+                let held = || Held::new(caller, credentials, entry, &principal);
                 self.watch(answer, client, seen, held, entry)
             }
-            (Err(refusal), pending) => self.failed(caller, seen, pending, &refusal).await,
+            (Err(refusal), pending) => Box::pin(self.failed(caller, seen, pending, &refusal)).await,
             (Ok(_), None) => {
                 let refusal = Refusal::new(RefusalKind::Internal, "the decision's record was lost");
-                self.failed(caller, seen, None, &refusal).await
+                Box::pin(self.failed(caller, seen, None, &refusal)).await
             }
         }
     }
@@ -99,15 +100,17 @@ impl Gateway {
         mut answer: Response<Body>,
         client: Option<OnUpgrade>,
         seen: &Seen,
-        held: Held,
+        held: impl FnOnce() -> Held,
         entry: &Entry,
     ) -> Response<Body> {
         let status = answer.status().as_u16();
-        let end = || StreamEnd::new(&self.services, seen.clone(), status);
+        let end = |held: &Held| StreamEnd::new(&self.services, seen.clone(), status, held.unknown());
         if let (Some(client), Some(upstream)) = (client, answer.extensions_mut().remove::<Switched>()) {
             set_websocket(answer.headers_mut());
             let idle = entry.config.timeout.stream_idle;
-            tokio::spawn(tunnel::run(client, upstream, held.guard(&self.services), idle, end().always()));
+            let held = held();
+            let end = end(&held).always();
+            tokio::spawn(tunnel::run(client, upstream, held.guard(&self.services), idle, end));
             return answer;
         }
         let lasting = is_stream(answer.headers());
@@ -115,7 +118,8 @@ impl Gateway {
         if !lasting && known.is_some_and(|length| length <= SHORT) {
             return answer;
         }
-        let end = if lasting { end().always() } else { end() };
+        let held = held();
+        let end = if lasting { end(&held).always() } else { end(&held) };
         let services = &self.services;
         answer.map(|body| http_body_util::BodyExt::boxed_unsync(Watched::new(body, services, held, end)))
     }

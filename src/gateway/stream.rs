@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
 
@@ -33,6 +33,20 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long a stream is held while revocations are not known, before it is cut.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+const INTERRUPTED: &str = RefusalKind::Interrupted.name();
+
+/// The headers of a request that prove identity, kept while the request goes on without them.
+pub(super) struct Credentials(Vec<(HeaderName, HeaderValue)>);
+
+impl Credentials {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let proves =
+            |name: &HeaderName| name == AUTHORIZATION || name == COOKIE || name.as_str() == "x-api-key";
+        let kept = headers.iter().filter(|(name, _)| proves(name));
+        Self(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+    }
+}
+
 /// What a credential can be looked at again with, once its request is gone.
 pub(super) struct Held {
     connection: Arc<Connection>,
@@ -43,30 +57,31 @@ pub(super) struct Held {
     /// For how long it goes on while this node cannot know (`allow_known`).
     allow_known: Option<Duration>,
     principal: Arc<Principal>,
+    unknown: Arc<AtomicBool>,
 }
 
 impl Held {
     pub(super) fn new(
         caller: &Caller,
-        headers: &HeaderMap,
+        credentials: Credentials,
         entry: &Entry,
         principal: &Arc<Principal>,
     ) -> Self {
-        let mut credentials = HeaderMap::new();
-        for name in [AUTHORIZATION, COOKIE, http::HeaderName::from_static("x-api-key")] {
-            for value in headers.get_all(&name) {
-                credentials.append(&name, value.clone());
-            }
-        }
         Self {
             connection: Arc::clone(&caller.connection),
             client_ip: caller.client_ip,
             host: caller.target.host.name().to_owned(),
-            headers: credentials,
+            headers: credentials.0.into_iter().collect(),
             listed: entry.config.authenticate.clone(),
             allow_known: entry.allow_known(),
             principal: Arc::clone(principal),
+            unknown: Arc::default(),
         }
+    }
+
+    /// Set once the stream went on while this node could not know whether its credential is revoked (`allow_known`).
+    pub(super) fn unknown(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.unknown)
     }
 
     /// Starts to look after it.
@@ -110,6 +125,9 @@ impl Held {
         };
         let again = services.identifier.identify(&asking).await?;
         if again.principal.name == principal.name {
+            if again.store_is_down {
+                self.unknown.store(true, Ordering::Relaxed);
+            }
             Ok(())
         } else {
             Err(Refusal::new(RefusalKind::Unauthenticated, "the credential was revoked meanwhile"))
@@ -192,19 +210,22 @@ impl Drop for Guard {
     }
 }
 
-/// The end of a stream: one event when it was long, with `interrupted` unless it is told another end.
+/// The end of a stream: one event when it was long, with `interrupted` unless it is told another end. Where it went on
+/// under `allow_known`, that is said rather than that the client went away.
 pub(super) struct StreamEnd {
     services: Arc<Services>,
     seen: Seen,
     status: u16,
     always: bool,
     reason: Option<&'static str>,
+    unknown: Arc<AtomicBool>,
 }
 
 impl StreamEnd {
-    pub(super) fn new(services: &Arc<Services>, seen: Seen, status: u16) -> Self {
+    /// `unknown`: of [`Held::unknown`].
+    pub(super) fn new(services: &Arc<Services>, seen: Seen, status: u16, unknown: Arc<AtomicBool>) -> Self {
         let services = Arc::clone(services);
-        Self { services, seen, status, always: false, reason: Some("interrupted") }
+        Self { services, seen, status, always: false, reason: Some(INTERRUPTED), unknown }
     }
 
     /// The stream is one by its nature, however long it lasts.
@@ -233,7 +254,9 @@ impl Drop for StreamEnd {
         if !self.always && lasted < LONG {
             return;
         }
-        let mut event = self.seen.event(Outcome::Allow, self.reason);
+        self.seen.store_is_down |= self.unknown.load(Ordering::Relaxed);
+        let reason = self.reason.filter(|reason| !self.seen.store_is_down || *reason != INTERRUPTED);
+        let mut event = self.seen.event(Outcome::Allow, reason);
         event.kind = Kind::Stream;
         if let Err(error) = self.services.recorder.stream(&event, self.status, lasted) {
             tracing::error!(request_id = %self.seen.request_id, %error, "the end of a stream is not recorded");

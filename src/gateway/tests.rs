@@ -1,5 +1,7 @@
 //! Doubles for the tests of this module.
 
+mod whole;
+
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};

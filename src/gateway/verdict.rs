@@ -14,6 +14,20 @@ use crate::model::{Refusal, RefusalKind, RequestId};
 use crate::record::{Outcome, RecordError};
 
 impl Gateway {
+    /// Records the refusal of a request that has no target: what is to be answered, which is another refusal when it
+    /// cannot be recorded.
+    pub async fn record_unread(
+        &self,
+        client_ip: IpAddr,
+        request_id: RequestId,
+        method: &Method,
+        headers: &HeaderMap,
+        refusal: Refusal,
+    ) -> Refusal {
+        let seen = Seen::unread(client_ip, request_id, method, headers, self.services.clock.now());
+        self.record_refusal(&seen, refusal, None).await
+    }
+
     /// Records what would have been said of an original request that cannot be read, and was let pass.
     ///
     /// # Errors

@@ -67,8 +67,14 @@ pub fn redirect(status: u16, id: RequestId, location: &str) -> HttpResponse {
     own(status, id).insert_header(("location", location)).finish()
 }
 
-/// The JSON of a token answer (RFC 6749 §5.1).
-pub fn token_body(issued: &Issued) -> serde_json::Value {
+/// The answer that carries tokens (RFC 6749 §5.1).
+pub fn token_answer(id: RequestId, issued: &Issued) -> HttpResponse {
+    let mut answer = own(200, id);
+    answer.insert_header(("pragma", "no-cache")).insert_header(("content-type", "application/json"));
+    answer.body(token_body(issued).to_string())
+}
+
+fn token_body(issued: &Issued) -> serde_json::Value {
     let mut body = serde_json::json!({
         "access_token": issued.access_token,
         "token_type": "Bearer",
@@ -85,6 +91,7 @@ pub fn token_body(issued: &Issued) -> serde_json::Value {
 pub fn token_refusal(error: &TokenError) -> Refusal {
     let kind = match error {
         TokenError::Invalid(_) => RefusalKind::InvalidToken,
+        TokenError::TooLong(_) => RefusalKind::Forbidden,
         TokenError::Unknown | TokenError::Store(_) => RefusalKind::StoreUnavailable,
         TokenError::Key(_) => RefusalKind::Internal,
     };
@@ -162,6 +169,13 @@ mod tests {
             token_body(&issued),
             serde_json::json!({"access_token": "a", "token_type": "Bearer", "expires_in": 300, "refresh_token": "r", "scope": ""})
         );
+        let id = RequestId::new(Timestamp::from_seconds(1));
+        let answer = token_answer(id, &issued);
+        for (name, value) in
+            [("cache-control", "no-store"), ("pragma", "no-cache"), ("content-type", "application/json")]
+        {
+            assert_eq!(answer.headers().get(name).unwrap(), value);
+        }
         issued.refresh_token = None;
         assert!(token_body(&issued).get("refresh_token").is_none());
     }

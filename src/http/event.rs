@@ -78,7 +78,7 @@ pub async fn record(
         shadow: None,
         request_id: Some(caller.request_id),
         client_request_id: text("x-request-id"),
-        trace_id: None,
+        trace_id: text("traceparent").and_then(trace_id),
         count: None,
     };
     services
@@ -86,4 +86,11 @@ pub async fn record(
         .security(&event, Some(happened.status))
         .await
         .map_err(|error| Refusal::new(RefusalKind::AuditUnavailable, error.to_string()))
+}
+
+/// The trace id of a `traceparent` (W3C Trace Context §3.2).
+pub fn trace_id(parent: &str) -> Option<&str> {
+    let id = parent.split('-').nth(1)?;
+    let good = id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (good && id.bytes().any(|b| b != b'0')).then_some(id)
 }

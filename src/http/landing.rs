@@ -1,5 +1,5 @@
-//! The end of every sign-in: a new session, its cookie, and the way to where the person wanted to be, on this host or
-//! another one. Called by the doors that sign people in; the other half of the way is `portal::carry`.
+//! The end of every sign-in. For a person: a new session, its cookie, and the way to where they wanted to be, on this host
+//! or another one. For a program: tokens. Called by the doors that sign people in; the other half of the way is `portal::carry`.
 
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine as _;
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::answer::{redirect, store_refusal};
+use super::answer::{redirect, store_refusal, token_answer, token_refusal};
 use super::body::Parameters;
 use super::event::{Happened, record};
 use super::return_to::Allowed;
@@ -137,6 +137,24 @@ pub async fn landing(
         cookies::append(&mut answer, &cookie);
     }
     Ok(answer)
+}
+
+/// The end of a program's sign-in: tokens of the built-in client, and the event.
+///
+/// # Errors
+/// When there is no token for the principal, or the audit log does not take the event. The caller records it.
+pub async fn tokens(
+    services: &Services,
+    caller: &Caller,
+    request: &HttpRequest,
+    mut principal: Principal,
+    auth: &str,
+) -> Result<HttpResponse, Refusal> {
+    let issued = services.tokens.issue(&principal, "portcullis", &[], true).await;
+    let issued = issued.map_err(|error| token_refusal(&error))?;
+    principal.sid = Some(issued.sid.as_str().into());
+    record(services, caller, request, &Happened::allowed(Kind::Login, &principal, auth, 200)).await?;
+    Ok(token_answer(caller.request_id, &issued))
 }
 
 /// Where the browser takes a code that works once for this session on the destination's host.

@@ -41,7 +41,7 @@ pub fn page(status: u16, id: RequestId, html: String, style: &str, form_targets:
         forms.push_str(target);
     }
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; form-action {forms}; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; form-action {forms}; base-uri 'none'; frame-ancestors 'none'"
     );
     let mut builder = own(status, id);
     builder
@@ -77,7 +77,7 @@ impl Page {
     ext = "html",
     source = r#"<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex"><title>{{ title }}</title><style>{{ style|safe }}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex"><link rel="icon" href="data:,"><title>{{ title }}</title><style>{{ style|safe }}</style></head>
 <body><main>
 <h1>{{ title }}</h1>
 <p{% if alert %} class="alert" role="alert"{% endif %}>{{ text }}</p>

@@ -135,6 +135,8 @@ mod tests {
             "https://gate.example:444/",
             "https://dev.example/",
             "http://gate.example/",
+            "http://gate.example:443/",
+            "ftp://gate.example:443/",
             "https://a.b.apps.example/",
             "https://apps.example/",
             "javascript:alert(1)",

@@ -52,7 +52,9 @@ impl Identifier {
                 TokenError::Unknown | TokenError::Store(_) => {
                     Refusal::new(RefusalKind::StoreUnavailable, error.to_string())
                 }
-                TokenError::Invalid(_) | TokenError::Key(_) => invalid(error.to_string()),
+                TokenError::Invalid(_) | TokenError::TooLong(_) | TokenError::Key(_) => {
+                    invalid(error.to_string())
+                }
             });
         };
         let proved = trusted.prove(claimed).await.map_err(|error| match error {

@@ -25,8 +25,6 @@ const PER_ADDRESS: u64 = 100;
 const PER_ADDRESS_AWAY: u64 = 300;
 /// How long an address stays known after a sign-in.
 const KNOWN: Duration = Duration::from_secs(90 * 86_400);
-/// `Retry-After`: the whole window, as its beginning is not told.
-const RETRY_AFTER: u32 = 300;
 /// Letters of the random part of a device cookie (16 bytes).
 const NONCE: usize = 22;
 
@@ -84,7 +82,7 @@ impl<'a> Limits<'a> {
             let record = self.records.get(Table::Counters, key).await.map_err(SignInError::Store)?;
             let failures = record.map_or(0, |record| count(&record.value));
             if failures >= *limit {
-                return Err(SignInError::TooOften { retry_after: RETRY_AFTER });
+                return Err(too_often(self.records, key).await);
             }
         }
         Ok(())
@@ -96,9 +94,7 @@ impl<'a> Limits<'a> {
         let mut answer = SignInError::Wrong;
         for (key, limit) in &self.counts {
             match self.records.increment(key, 1, WINDOW).await {
-                Ok(failures) if failures > *limit => {
-                    answer = SignInError::TooOften { retry_after: RETRY_AFTER }
-                }
+                Ok(failures) if failures > *limit => answer = too_often(self.records, key).await,
                 Ok(_) => {}
                 Err(error) => return SignInError::Store(error),
             }
@@ -123,11 +119,18 @@ impl<'a> Limits<'a> {
     }
 }
 
+/// What is left of the count's window, in whole seconds; all of it when that cannot be told.
+async fn too_often(records: &dyn Records, key: &str) -> SignInError {
+    let left = records.remaining(key).await.unwrap_or(WINDOW).min(WINDOW);
+    let seconds = left.as_millis().div_ceil(1000).max(1);
+    SignInError::TooOften { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX) }
+}
+
 /// Counts a visit to an identity provider.
 pub(super) async fn away(records: &dyn Records, ip: IpAddr) -> Result<(), SignInError> {
     let key = format!("signin/away/{}", network(ip));
     match records.increment(&key, 1, WINDOW).await {
-        Ok(visits) if visits > PER_ADDRESS_AWAY => Err(SignInError::TooOften { retry_after: RETRY_AFTER }),
+        Ok(visits) if visits > PER_ADDRESS_AWAY => Err(too_often(records, &key).await),
         Ok(_) => Ok(()),
         Err(error) => Err(SignInError::Store(error)),
     }

@@ -175,18 +175,19 @@ impl Identifier {
                 return self.bearer(credentials, asking).await;
             }
             if scheme == "basic" && listed(AuthMethod::Password) {
-                return self.basic(credentials, asking).await.map(|principal| identified(principal, false));
+                let found = Box::pin(self.basic(credentials, asking)).await;
+                return found.map(|principal| identified(principal, false));
             }
         }
         let mut clear_cookie = false;
         if listed(AuthMethod::Session) {
-            match self.session(asking).await? {
+            match Box::pin(self.session(asking)).await? {
                 Found::Is(identified) => return Ok(identified),
                 Found::NotMine { clear_cookie: stale } => clear_cookie = stale,
             }
         }
         if listed(AuthMethod::Certificate) {
-            let found = self.certified(asking.connection).await;
+            let found = Box::pin(self.certified(asking.connection)).await;
             match found.map_err(|refusal| Refusal { clear_cookie, ..refusal })? {
                 Found::Is(found) => return Ok(Identified { clear_cookie, ..found }),
                 Found::NotMine { .. } => {}

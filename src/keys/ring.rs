@@ -92,7 +92,8 @@ impl Stored {
 
     pub(super) fn unseal(sealer: &Sealer, sealed: &[u8]) -> Result<Self, KeyError> {
         let plain = sealer.unseal(CONTEXT, sealed).ok_or_else(|| {
-            KeyError::Sealed("it was sealed with another master key; give every node the same".to_owned())
+            KeyError::Sealed("it was sealed with another master key; put the `master.key` of the node that made it into data_dir"
+                    .to_owned())
         })?;
         serde_json::from_slice(&plain).map_err(|error| KeyError::Sealed(error.to_string()))
     }

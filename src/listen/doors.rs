@@ -15,7 +15,6 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
-use crate::config::is_reserved;
 use crate::gateway::Gateway;
 use crate::http::{Caller, Services};
 use crate::model::{Body, BoxError, Refusal, RefusalKind, body};
@@ -82,13 +81,8 @@ impl Doors {
     }
 }
 
-/// True for own paths whose text is ours alone. Behind Envoy's endpoint stands the path that Envoy was asked for: the
-/// door gives the verdict on it.
-pub(super) fn takes_no_encoded(path: &str, prefix: &str) -> bool {
-    is_reserved(path, prefix) && !is_envoys(path, prefix)
-}
-
-fn is_envoys(path: &str, prefix: &str) -> bool {
+/// True behind Envoy's endpoint, where the path stands that Envoy was asked for: the door gives the verdict on it.
+pub(super) fn is_envoys(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("/verify/envoy/"))
 }
 
@@ -170,6 +164,7 @@ pub(super) fn set_own(headers: &mut http::HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::is_reserved;
     use crate::model::{Connection, RequestId, Target};
     use actix_web::{HttpRequest, HttpResponse};
 

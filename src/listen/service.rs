@@ -15,10 +15,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as HttpBody;
 
 use super::address;
-use super::doors::{Doors, set_own, takes_no_encoded};
+use super::doors::{Doors, is_envoys, set_own};
 use super::rate::RatedBody;
 use super::tls::TlsConfigs;
-use crate::config::{Listen, is_reserved};
+use crate::config::{Listen, is_access, is_reserved};
 use crate::forward::Pool;
 use crate::gateway::Gateway;
 use crate::http::{Caller, Services};
@@ -31,6 +31,12 @@ pub(super) trait Behind: 'static {
     fn listen<R>(&self, read: impl FnOnce(&Listen) -> R) -> R;
     fn now(&self) -> Timestamp;
     fn knows_host(&self, host: &str) -> bool;
+    /// True for a question of another proxy: it comes under whatever name that proxy has for this gateway.
+    fn is_question(&self, connection: &Connection, path: &str) -> bool;
+    /// True for paths that are our own.
+    fn reserves(&self, path: &str) -> bool {
+        self.listen(|listen| is_reserved(path, &listen.prefix))
+    }
     /// The HTTP library refused a request as malformed.
     fn malformed(&self);
     async fn refuse(
@@ -71,6 +77,18 @@ impl Behind for Program {
 
     fn knows_host(&self, host: &str) -> bool {
         self.gateway.knows_host(host)
+    }
+
+    fn is_question(&self, connection: &Connection, path: &str) -> bool {
+        let config = self.services.config.load();
+        let below =
+            path.strip_prefix(config.listen.prefix.as_str()).and_then(|rest| rest.strip_prefix("/verify"));
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            && config.forward_auth.answers(connection.peer.ip())
+    }
+
+    fn reserves(&self, path: &str) -> bool {
+        self.services.config.load().reserves(path)
     }
 
     fn malformed(&self) {
@@ -114,7 +132,7 @@ pub(super) struct Peer {
     pub(super) tls: Option<Arc<TlsConfigs>>,
 }
 
-/// Answers one request. The answer always carries a new `X-Request-Id`.
+/// Answers one request. The answer always carries an `X-Request-Id`: a new one, but for the decision API.
 pub(super) async fn answer<N, B>(behind: &N, peer: &Peer, mut request: Request<B>) -> Response<Body>
 where
     N: Behind,
@@ -123,20 +141,24 @@ where
 {
     let version = request.version();
     let request_id = RequestId::new(behind.now());
+    let mut echoes = false;
     let mut answer = match read(behind, peer, request_id, &mut request) {
         Ok(Read::Ping) => no_content(),
         Ok(Read::Call(caller)) => {
-            let (own, rate) = behind.listen(|listen| {
-                (is_reserved(caller.target.path.as_str(), &listen.prefix), listen.limits.body_rate)
-            });
-            let own = own && behind.knows_host(caller.target.host.name());
+            let rate = behind.listen(|listen| listen.limits.body_rate);
+            let own = behind.reserves(caller.target.path.as_str())
+                && answers(behind, &peer.connection, &caller.target);
             let request = request.map(|body| match own {
                 true => RatedBody::always(body, rate),
                 false => RatedBody::new(body, rate),
             });
             let read = request.body().read_flag();
-            let mut answer =
-                if own { behind.own(*caller, request).await } else { behind.serve(*caller, request).await };
+            echoes = own && is_access(caller.target.path.as_str());
+            let mut answer = if own {
+                Box::pin(behind.own(*caller, request)).await
+            } else {
+                behind.serve(*caller, request).await
+            };
             // What is left of the request would be taken for the next one: the connection ends, and the client is told.
             let unread = read.is_some_and(|read| !read.load(Ordering::Relaxed));
             if unread && version < Version::HTTP_2 {
@@ -148,14 +170,18 @@ where
             let closes = refusal.kind != RefusalKind::Misdirected && version < Version::HTTP_2;
             let (method, headers) = (request.method(), request.headers());
             let mut answer =
-                behind.refuse(&peer.connection, client_ip, request_id, method, headers, refusal).await;
+                Box::pin(behind.refuse(&peer.connection, client_ip, request_id, method, headers, refusal))
+                    .await;
             if closes {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             answer
         }
     };
-    answer.headers_mut().insert(X_REQUEST_ID, request_id.header_value());
+    // The decision API echoes the caller's own (AuthZEN 1.0).
+    if !(echoes && answer.headers().contains_key(X_REQUEST_ID)) {
+        answer.headers_mut().insert(X_REQUEST_ID, request_id.header_value());
+    }
     answer
 }
 
@@ -194,8 +220,9 @@ fn read<N: Behind, B>(
         Ok(target) => target,
         Err(error) => return refuse(RefusalKind::NotCanonical, error.0.into()),
     };
-    let own = behind.listen(|listen| takes_no_encoded(target.path.as_str(), &listen.prefix));
-    if target.encoded.any() && own && behind.knows_host(target.host.name()) {
+    let path = target.path.as_str();
+    let own = behind.reserves(path) && !behind.listen(|listen| is_envoys(path, &listen.prefix));
+    if target.encoded.any() && own && answers(behind, connection, &target) {
         return refuse(RefusalKind::NotCanonical, "an own endpoint takes no encoded slash or percent".into());
     }
     if let Some(tls) = &peer.tls
@@ -210,6 +237,11 @@ fn read<N: Behind, B>(
     join_cookies(request.headers_mut());
     let connection = Arc::clone(connection);
     Ok(Read::Call(Box::new(Caller { connection, request_id, client_ip, target, secure })))
+}
+
+/// True where own endpoints answer to this target.
+fn answers<N: Behind>(behind: &N, connection: &Connection, target: &Target) -> bool {
+    behind.knows_host(target.host.name()) || behind.is_question(connection, target.path.as_str())
 }
 
 /// HTTP/2 may split the cookies over several fields; one is what everyone reads (RFC 9113 §8.2.3).

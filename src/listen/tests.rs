@@ -36,6 +36,10 @@ impl Behind for Double {
         host == "localhost"
     }
 
+    fn is_question(&self, _connection: &Connection, _path: &str) -> bool {
+        false
+    }
+
     fn malformed(&self) {}
 
     async fn refuse(

@@ -37,6 +37,12 @@ impl RequestId {
         ulid::Ulid::from_string(text).ok().map(Self)
     }
 
+    /// When the request began, in whole milliseconds.
+    pub fn time(self) -> Timestamp {
+        let micros = self.0.timestamp_ms().saturating_mul(1000);
+        Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
     /// The 26 characters as a header's value.
     pub fn header_value(self) -> HeaderValue {
         let mut text = [0; ulid::ULID_LEN];

@@ -22,7 +22,7 @@ pub use body::{Body, BoxError};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock, Timestamp};
 pub use connection::{ClientCertificate, Connection};
 pub use ids::{RequestId, random_bytes, random_token};
-pub use names::{NameError, RoleName, Username};
+pub use names::{NameError, RoleName, Username, is_operator_role};
 pub use principal::{Acr, AuthMethod, Principal, PrincipalKind};
 pub use refusal::{Refusal, RefusalKind};
 pub use rule::RuleRef;

@@ -116,8 +116,13 @@ impl RoleName {
 
     /// Roles of operators (`portcullis:viewer`, `:operator`, `:administrator`): given by `user set` or the accounts file alone.
     pub fn is_operator(&self) -> bool {
-        self.0.starts_with("portcullis:")
+        is_operator_role(&self.0)
     }
+}
+
+/// The same for a text of a policy file, which may be no [`RoleName`].
+pub fn is_operator_role(role: &str) -> bool {
+    role.starts_with("portcullis:")
 }
 
 impl fmt::Display for RoleName {

@@ -11,6 +11,8 @@ pub enum RefusalKind {
     NotCanonical,
     /// 400: a request to one of our own endpoints that is malformed.
     BadRequest,
+    /// 400: the client went away, or ended its request, before all of it had come.
+    Interrupted,
     /// 401: no credential that the route takes.
     Unauthenticated,
     /// 401: a token that is wrong.
@@ -61,6 +63,7 @@ impl RefusalKind {
         match self {
             Self::NotCanonical => "not-canonical",
             Self::BadRequest => "bad-request",
+            Self::Interrupted => "interrupted",
             Self::Unauthenticated => "unauthenticated",
             Self::InvalidToken => "invalid-token",
             Self::StepUpRequired => "step-up-required",
@@ -88,7 +91,7 @@ impl RefusalKind {
     /// The HTTP status.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::NotCanonical | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotCanonical | Self::BadRequest | Self::Interrupted => StatusCode::BAD_REQUEST,
             Self::Unauthenticated | Self::InvalidToken | Self::StepUpRequired => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::CrossSite => StatusCode::FORBIDDEN,
             Self::NoRoute | Self::NotFound => StatusCode::NOT_FOUND,
@@ -114,6 +117,7 @@ impl RefusalKind {
         match self {
             Self::NotCanonical => "the request target is ambiguous",
             Self::BadRequest => "the request is malformed",
+            Self::Interrupted => "the request ended before its body did",
             Self::Unauthenticated => "sign in first",
             Self::InvalidToken => "the token is not valid",
             Self::StepUpRequired => "a stronger or more recent sign-in is needed",

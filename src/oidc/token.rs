@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::client::{self, BUILT_IN, OauthError};
 use crate::accounts::AccountError;
-use crate::http::answer::{json, token_body};
+use crate::http::answer::token_answer;
 use crate::http::body::{self, Media, Parameters};
 use crate::http::caller::headers;
 use crate::http::cookies;
@@ -29,7 +29,7 @@ pub async fn token(
     services: web::Data<Services>,
 ) -> HttpResponse {
     match answer(&services, &caller, &request, payload).await {
-        Ok(issued) => json(200, caller.request_id, &token_body(&issued)),
+        Ok(issued) => token_answer(caller.request_id, &issued),
         Err(error) => error.answer(caller.request_id),
     }
 }
@@ -232,6 +232,13 @@ pub fn token_error(error: &TokenError) -> OauthError {
         TokenError::Invalid(_) => {
             OauthError::new("invalid_grant", "the token is unknown, used, expired or revoked")
         }
+        TokenError::TooLong(_) => OauthError {
+            status: 403,
+            ..OauthError::new(
+                "access_denied",
+                "the roles and attributes do not fit in a token; ask the operator",
+            )
+        },
         TokenError::Unknown | TokenError::Store(_) => OauthError::unavailable(),
         TokenError::Key(_) => {
             OauthError { status: 500, ..OauthError::new("server_error", "something went wrong here") }

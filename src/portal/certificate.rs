@@ -3,8 +3,9 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::AccountError;
-use crate::http::answer::{json, problem, store_refusal, token_body, token_refusal};
+use crate::http::answer::{problem, store_refusal};
 use crate::http::event::{Happened, record};
+use crate::http::landing;
 use crate::http::{Caller, Services};
 use crate::model::{Principal, Refusal, RefusalKind};
 use crate::record::Kind;
@@ -27,27 +28,22 @@ async fn tokens(
         Ok(principal) => admitted(services, principal).await,
         Err(refusal) => Err(refusal),
     };
-    let principal = match checked {
-        Ok(principal) => principal,
-        Err(refusal) => {
-            services.metrics.login(
-                "certificate",
-                if refusal.kind.status().is_server_error() { "error" } else { "wrong" },
-            );
-            record(services, caller, request, &Happened::refused(Kind::Login, &refusal, None, "certificate"))
-                .await?;
-            return Err(refusal);
-        }
+    let known = checked.as_ref().ok().cloned();
+    let answered = match checked {
+        Ok(principal) => landing::tokens(services, caller, request, principal, "certificate").await,
+        Err(refusal) => Err(refusal),
     };
-    let issued = services
-        .tokens
-        .issue(&principal, "portcullis", &[], true)
-        .await
-        .map_err(|error| token_refusal(&error))?;
-    record(services, caller, request, &Happened::allowed(Kind::Login, &principal, "certificate", 200))
-        .await?;
-    services.metrics.login("certificate", "ok");
-    Ok(json(200, caller.request_id, &token_body(&issued)))
+    let result = match &answered {
+        Ok(_) => "ok",
+        Err(refusal) if refusal.kind.status().is_server_error() => "error",
+        Err(_) => "wrong",
+    };
+    services.metrics.login("certificate", result);
+    if let Err(refusal) = &answered {
+        let happened = Happened::refused(Kind::Login, refusal, known.as_ref(), "certificate");
+        record(services, caller, request, &happened).await?;
+    }
+    answered
 }
 
 fn principal(services: &Services, caller: &Caller) -> Result<Principal, Refusal> {

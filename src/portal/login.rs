@@ -5,11 +5,11 @@ use bytes::Bytes;
 
 use super::carry;
 use super::pages::{self, SignIn, Way};
-use crate::http::answer::{json, problem, token_body, token_refusal};
+use crate::http::answer::problem;
 use crate::http::body::{self, Media, Parameters};
 use crate::http::caller::headers;
 use crate::http::event::{Happened, record};
-use crate::http::landing::{Destination, landing};
+use crate::http::landing::{self, Destination, landing};
 use crate::http::origin::{Site, site};
 use crate::http::page::{Page, STYLE};
 use crate::http::{Caller, Services, cookies, csrf};
@@ -53,9 +53,15 @@ pub async fn sign_in(
     let answer = match read {
         Ok((Media::Json, bytes)) => program(&services, &caller, &request, &bytes).await,
         Ok((Media::Form, bytes)) => person(&services, &caller, &request, &bytes).await,
-        Err(refusal) => Err(refusal),
+        Err(refusal) => Err(unread(&services, &caller, &request, refusal).await),
     };
     answer.unwrap_or_else(|refusal| problem(&refusal, caller.request_id))
+}
+
+/// Records a sign-in whose credentials cannot be read: what the client is told.
+async fn unread(services: &Services, caller: &Caller, request: &HttpRequest, refusal: Refusal) -> Refusal {
+    let happened = Happened::refused(Kind::Login, &refusal, None, "password");
+    record(services, caller, request, &happened).await.err().unwrap_or(refusal)
 }
 
 #[derive(serde::Deserialize)]
@@ -73,21 +79,23 @@ async fn program(
     request: &HttpRequest,
     bytes: &Bytes,
 ) -> Result<HttpResponse, Refusal> {
-    let given: Credentials = serde_json::from_slice(bytes)
-        .map_err(|_| Refusal::new(RefusalKind::BadRequest, "send {\"username\",\"password\"}"))?;
-    let principal = check(services, caller, request, &given.username, &given.password).await?;
-    let issued = match services.tokens.issue(&principal, "portcullis", &[], true).await {
-        Ok(issued) => issued,
-        Err(error) => {
-            services.metrics.login("password", "error");
-            return Err(token_refusal(&error));
-        }
+    let Ok(given) = serde_json::from_slice::<Credentials>(bytes) else {
+        let refusal = Refusal::new(RefusalKind::BadRequest, "send {\"username\",\"password\"}");
+        return Err(unread(services, caller, request, refusal).await);
     };
-    let mut recorded = principal;
-    recorded.sid = Some(issued.sid.as_str().into());
-    record(services, caller, request, &Happened::allowed(Kind::Login, &recorded, "password", 200)).await?;
-    services.metrics.login("password", "ok");
-    Ok(json(200, caller.request_id, &token_body(&issued)))
+    let principal = check(services, caller, request, &given.username, &given.password).await?;
+    match landing::tokens(services, caller, request, principal.clone(), "password").await {
+        Ok(answer) => {
+            services.metrics.login("password", "ok");
+            Ok(answer)
+        }
+        Err(refusal) => {
+            services.metrics.login("password", "error");
+            let happened = Happened::refused(Kind::Login, &refusal, Some(&principal), "password");
+            record(services, caller, request, &happened).await?;
+            Err(refusal)
+        }
+    }
 }
 
 async fn person(
@@ -96,7 +104,10 @@ async fn person(
     request: &HttpRequest,
     bytes: &Bytes,
 ) -> Result<HttpResponse, Refusal> {
-    let form = Parameters::parse(bytes)?;
+    let form = match Parameters::parse(bytes) {
+        Ok(form) => form,
+        Err(refusal) => return Err(unread(services, caller, request, refusal).await),
+    };
     let destination = Destination::read(services, caller, &form);
     let username = form.get("username").unwrap_or_default();
     if site(&headers(request), &caller.origin()) == Site::Other {

@@ -21,7 +21,7 @@ pub struct Way {
     ext = "html",
     source = r#"<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex"><title>Sign in</title><style>{{ style|safe }}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex"><link rel="icon" href="data:,"><title>Sign in</title><style>{{ style|safe }}</style></head>
 <body><main>
 <h1>Sign in</h1>
 <p class="soft">to {{ site }}</p>
@@ -69,7 +69,7 @@ pub struct SignIn<'a> {
     ext = "html",
     source = r#"<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex"><title>Sign out?</title><style>{{ style|safe }}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex"><link rel="icon" href="data:,"><title>Sign out?</title><style>{{ style|safe }}</style></head>
 <body><main>
 <h1>Sign out?</h1>
 <p>This ends your session here and on every other host that you reached with it.</p>

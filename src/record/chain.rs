@@ -2,7 +2,10 @@
 //!
 //! A new member is one line in [`members`], in its place in the order of names.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -19,12 +22,13 @@ pub struct Place<'a> {
 }
 
 /// The event's text (with `hash`) and its hash.
-pub fn event(place: &Place<'_>, decision: &Decision<'_>, end: &End<'_>) -> (String, String) {
+pub fn event(place: &Place<'_>, decision: &Decision<'_>, end: &End<'_>) -> (String, Arc<str>) {
     let mut text = String::with_capacity(1024);
     let split = members(&mut text, place, decision, end);
     let hash = hex_of(&Sha256::digest(text.as_bytes()));
-    text.insert_str(split, &format!(",\"hash\":\"{hash}\""));
-    (text, hash)
+    let (head, tail) = text.split_at_checked(split).unwrap_or((&text, ""));
+    let whole = [head, ",\"hash\":\"", &hash, "\"", tail].concat();
+    (whole, Arc::from(hash))
 }
 
 /// A decision that stands for one whose record is damaged; the same each time it is made.
@@ -64,7 +68,7 @@ fn members(out: &mut String, place: &Place<'_>, d: &Decision<'_>, end: &End<'_>)
     text(out, d.auth);
     out.push_str(",\"client\":{\"ip\":");
     match d.client_ip {
-        Some(ip) => drop(write!(out, "\"{}\"", ip.to_canonical())),
+        Some(ip) => address(out, ip.to_canonical()),
         None => out.push_str("null"),
     }
     out.push_str(",\"user_agent\":");
@@ -82,7 +86,8 @@ fn members(out: &mut String, place: &Place<'_>, d: &Decision<'_>, end: &End<'_>)
     let split = out.len();
     out.push_str(",\"host\":");
     text(out, kept(clear::HOST, d.host));
-    let _ = write!(out, ",\"id\":\"{}\"", ulid::Ulid::from_bytes(d.id));
+    out.push_str(",\"id\":");
+    ulid_text(out, d.id);
     out.push_str(",\"kind\":");
     text(out, Some(d.kind.as_str()));
     out.push_str(",\"method\":");
@@ -117,7 +122,7 @@ fn members(out: &mut String, place: &Place<'_>, d: &Decision<'_>, end: &End<'_>)
     text(out, end.reason.or_else(|| kept(clear::REASON, d.reason)));
     out.push_str(",\"request_id\":");
     match d.request_id {
-        Some(id) => drop(write!(out, "\"{id}\"")),
+        Some(id) => ulid_text(out, id.to_bytes()),
         None => out.push_str("null"),
     }
     out.push_str(",\"route\":");
@@ -128,25 +133,79 @@ fn members(out: &mut String, place: &Place<'_>, d: &Decision<'_>, end: &End<'_>)
         Some((file, line)) => {
             out.push_str("{\"file\":");
             text(out, Some(file));
-            let _ = write!(out, ",\"line\":{line}}}");
+            out.push_str(",\"line\":");
+            digits(out, u64::from(line));
+            out.push('}');
         }
     }
-    let _ = write!(out, ",\"seq\":{}", place.seq);
+    out.push_str(",\"seq\":");
+    digits(out, place.seq);
     out.push_str(",\"shadow\":");
     text(out, d.shadow);
     out.push_str(",\"status\":");
     number(out, end.status.map(u64::from));
-    let _ = write!(out, ",\"time\":\"{}\"", d.time.rfc3339());
+    out.push_str(",\"time\":\"");
+    moment(out, d.time);
+    out.push('"');
     out.push_str(",\"trace_id\":");
     text(out, d.trace_id);
     out.push('}');
     split
 }
 
+fn digits(out: &mut String, value: u64) {
+    out.push_str(itoa::Buffer::new().format(value));
+}
+
+fn ulid_text(out: &mut String, id: [u8; 16]) {
+    let mut text = [0; ulid::ULID_LEN];
+    out.push('"');
+    out.push_str(ulid::Ulid::from_bytes(id).array_to_str(&mut text));
+    out.push('"');
+}
+
+fn address(out: &mut String, ip: IpAddr) {
+    out.push('"');
+    match ip {
+        IpAddr::V4(ip) => {
+            for (index, part) in ip.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push('.');
+                }
+                digits(out, u64::from(part));
+            }
+        }
+        IpAddr::V6(ip) => drop(write!(out, "{ip}")),
+    }
+    out.push('"');
+}
+
+/// The moment as [`Timestamp::rfc3339`] writes it; the text of a second is kept for the other events of it.
+fn moment(out: &mut String, time: Timestamp) {
+    thread_local! {
+        static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != time.seconds() {
+            *text = Timestamp::from_seconds(time.seconds()).rfc3339();
+            *second = time.seconds();
+        }
+        out.push_str(text.strip_suffix("000000Z").unwrap_or(text));
+    });
+    let micros = time.micros().rem_euclid(1_000_000);
+    let mut scale = 100_000;
+    while scale > 0 {
+        let digit = u8::try_from(micros / scale % 10).unwrap_or(0);
+        out.push(char::from(b'0' + digit));
+        scale /= 10;
+    }
+    out.push('Z');
+}
+
 /// A number, kept within what RFC 8785 (IEEE 754 doubles) writes exactly.
 fn number(out: &mut String, value: Option<u64>) {
     match value {
-        Some(value) => drop(write!(out, "{}", value.min((1 << 53) - 1))),
+        Some(value) => digits(out, value.min((1 << 53) - 1)),
         None => out.push_str("null"),
     }
 }

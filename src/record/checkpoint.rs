@@ -138,7 +138,7 @@ impl Signing {
         }
         let node = shared.node.clone();
         let time = shared.clock.now().rfc3339();
-        let checkpoint = Checkpoint { hash: at.hash.clone(), node, seq: at.event(), time };
+        let checkpoint = Checkpoint { hash: at.hash.to_string(), node, seq: at.event(), time };
         match store.set_checkpoint(&shared.node, &signer.sign(&checkpoint)).await {
             Ok(()) => self.signed = Some((at.event(), Instant::now())),
             Err(error) => tracing::warn!(%error, "a checkpoint of the audit chain could not be stored"),

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -60,6 +59,12 @@ impl Committer {
         }
     }
 
+    /// How many of the bytes that were appended are on the disk.
+    #[cfg(test)]
+    pub fn flushed(&self) -> u64 {
+        self.done.borrow().upto
+    }
+
     /// Why flushing no longer works, if so.
     pub fn broken(&self) -> Option<String> {
         self.done.borrow().broken.as_ref().map(|reason| reason.to_string())
@@ -77,10 +82,8 @@ impl Committer {
         loop {
             let stop = {
                 let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                let (mut asked, _) = self
-                    .bell
-                    .wait_timeout_while(asked, Duration::from_secs(1), |asked| !asked.flush && !asked.stop)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let waiting = |asked: &mut Asked| !asked.flush && !asked.stop;
+                let mut asked = self.bell.wait_while(asked, waiting).unwrap_or_else(PoisonError::into_inner);
                 asked.flush = false;
                 asked.stop
             };

@@ -30,6 +30,28 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 9] = [
+        Self::Access,
+        Self::Login,
+        Self::Token,
+        Self::Session,
+        Self::Key,
+        Self::Policy,
+        Self::Admin,
+        Self::Node,
+        Self::Stream,
+    ];
+
+    /// The kind with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Every name, for people.
+    pub fn names() -> String {
+        Self::ALL.map(Self::as_str).join(", ")
+    }
+
     /// The name in events.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,8 +1,6 @@
-//! Choosing events and showing them to people. Called by `audit tail`, `audit query` and the operators' listener.
+//! Choosing events, and what of them may be shown to people. Called by the commands and the operators' listener.
 //!
 //! One more criterion is one field of [`Filter`] and one line in [`Filter::matches`].
-
-use std::fmt::Write as _;
 
 use serde_json::Value;
 
@@ -21,6 +19,12 @@ pub struct Filter {
     pub path: Option<String>,
     /// The request's id, ours or the client's.
     pub request: Option<String>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
+    /// `access`, `login` …
+    pub kind: Option<String>,
+    /// The refusal or failure.
+    pub reason: Option<String>,
 }
 
 impl Filter {
@@ -33,7 +37,10 @@ impl Filter {
         let time = || text("time").and_then(Timestamp::parse_rfc3339);
         self.since.is_none_or(|since| time().is_some_and(|time| time >= since))
             && is(&self.sub, name)
+            && self.until.is_none_or(|until| time().is_some_and(|time| time < until))
             && is(&self.decision, text("decision"))
+            && is(&self.kind, text("kind"))
+            && is(&self.reason, text("reason"))
             && self
                 .path
                 .as_deref()
@@ -54,45 +61,6 @@ fn glob_matches(glob: &str, text: &str) -> bool {
         }
     }
     rest.ends_with(last)
-}
-
-/// The event on one line, safe to show in a terminal.
-pub fn line(event: &Value) -> String {
-    let text = |name: &str| event.get(name).and_then(Value::as_str);
-    let number = |name: &str| event.get(name).and_then(Value::as_u64);
-    let inner = |outer: &str, name: &str| event.get(outer).and_then(|value| value.get(name));
-    let mut out = String::with_capacity(160);
-    out.push_str(text("time").unwrap_or("-"));
-    let _ = write!(out, " {} #{}", text("node").unwrap_or("-"), number("seq").unwrap_or(0));
-    let _ = write!(out, " {} {}", text("kind").unwrap_or("-"), text("decision").unwrap_or("-"));
-    match number("status") {
-        Some(status) => drop(write!(out, " {status}")),
-        None => out.push_str(" -"),
-    }
-    let _ = write!(out, " {}", inner("principal", "name").and_then(Value::as_str).unwrap_or("-"));
-    if let Some(method) = text("method") {
-        let _ = write!(out, " {method} {}{}", text("host").unwrap_or(""), text("path").unwrap_or(""));
-    }
-    if let Some(reason) = text("reason") {
-        let _ = write!(out, " ({reason})");
-    }
-    if let Some(file) = inner("rule", "file").and_then(Value::as_str) {
-        let line = inner("rule", "line").and_then(Value::as_u64).unwrap_or(0);
-        let _ = write!(out, " by {file}:{line}");
-    }
-    if let Some(shadow) = text("shadow") {
-        let _ = write!(out, " shadow {shadow}");
-    }
-    if let Some(ip) = inner("client", "ip").and_then(Value::as_str) {
-        let _ = write!(out, " from {ip}");
-    }
-    if let Some(count) = number("count") {
-        let _ = write!(out, " x{count}");
-    }
-    if let Some(id) = text("request_id") {
-        let _ = write!(out, " {id}");
-    }
-    printable(&out)
 }
 
 /// The text without anything that a terminal would obey or that would make it look like something else: control

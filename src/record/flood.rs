@@ -1,8 +1,8 @@
 //! Refusals without a verified principal beyond [`SEPARATE`] per second and address become one event with a `count`.
 //! Called by [`super::Recorder`] for each such refusal and by `ship` every second.
 //!
-//! The first merged refusal writes an open decision, so that a crash still leaves a trace of the flood; the end of
-//! the second writes its outcome with the count.
+//! The first merged refusal writes an open decision; the end of the second writes its outcome with the count. Until
+//! then the count is in [`Counts`] too, which a crash of the process leaves behind.
 
 use std::net::IpAddr;
 
@@ -10,6 +10,7 @@ use ahash::AHashMap;
 
 use super::Event;
 use super::codec::{End, clear};
+use super::counts::Counts;
 
 /// Refusals per second and address that are events of their own.
 pub const SEPARATE: u32 = 100;
@@ -19,10 +20,10 @@ const ADDRESSES: usize = 16_384;
 const CLOCK_SET_BACK: i64 = 5;
 
 /// The counts of the current second.
-#[derive(Default)]
 pub struct Flood {
     second: i64,
     by: AHashMap<Option<IpAddr>, Bucket>,
+    counts: Counts,
 }
 
 #[derive(Default)]
@@ -35,6 +36,8 @@ struct Bucket {
 pub struct Merged {
     /// The open decision.
     pub local: u64,
+    /// Its place in [`Counts`].
+    place: u64,
     count: u64,
     status: Option<u16>,
     clear: u8,
@@ -51,6 +54,7 @@ impl Merged {
     pub fn new(local: u64, event: &Event<'_>, status: Option<u16>) -> Self {
         Self {
             local,
+            place: 0,
             count: 1,
             status,
             clear: 0,
@@ -106,6 +110,11 @@ pub enum Verdict {
 }
 
 impl Flood {
+    /// Counts that survive the process in `counts`.
+    pub fn new(counts: Counts) -> Self {
+        Self { second: 0, by: AHashMap::new(), counts }
+    }
+
     /// Ends the counts of an earlier second (`all`: of this one too): what is to be written.
     pub fn turn(&mut self, second: i64, all: bool) -> Vec<Merged> {
         // Workers and the shipping thread cross a second at different moments; a clock that was set back still counts.
@@ -113,6 +122,7 @@ impl Flood {
             return Vec::new();
         }
         self.second = second;
+        self.counts.begin();
         let ended = self.by.drain().filter_map(|(_, bucket)| bucket.merged).collect();
         self.by.shrink_to(1024);
         ended
@@ -131,6 +141,7 @@ impl Flood {
         match &mut bucket.merged {
             Some(merged) => {
                 merged.add(event, status);
+                self.counts.keep(merged.place, merged.local, &merged.end());
                 Verdict::Merged
             }
             None => Verdict::Open(address),
@@ -138,7 +149,9 @@ impl Flood {
     }
 
     /// The decision that [`Verdict::Open`] asked for is written.
-    pub fn opened(&mut self, address: Option<IpAddr>, merged: Merged) {
+    pub fn opened(&mut self, address: Option<IpAddr>, mut merged: Merged) {
+        merged.place = self.counts.place();
+        self.counts.keep(merged.place, merged.local, &merged.end());
         self.by.entry(address).or_default().merged = Some(merged);
     }
 }

@@ -1,5 +1,5 @@
 //! What was decided, always: write-ahead log, hash chain, shipping. The request path begins, finishes and refuses
-//! here; operators' endpoints and the command line read ([`fn@verify`], [`Filter`], [`fn@line`]).
+//! here; operators' endpoints and the command line read ([`fn@verify`], [`Filter`]).
 //!
 //! `codec` is the binary form, `segment` a mapped file, `ring` the files in order, `commit` the disk, `tail` and `chain`
 //! make events, `ship` moves them to the store. A new event kind is one variant of [`Kind`] and its name and code.
@@ -21,6 +21,7 @@ mod chain;
 mod checkpoint;
 mod codec;
 mod commit;
+mod counts;
 mod csv;
 mod event;
 mod filter;
@@ -40,12 +41,14 @@ mod verify;
 pub use checkpoint::{Checkpoint, Checkpoints, Signer};
 pub use csv::{csv_head, csv_line};
 pub use event::{Event, Kind, Outcome, RecordError};
-pub use filter::{Filter, line, printable};
+pub use filter::{Filter, printable};
 pub use verify::{Broken, canonical, verify, verify_chain, verify_from};
 
 use checkpoint::Signing;
 use codec::End;
 use commit::Committer;
+use counts::Counts;
+use flood::Flood;
 use ring::Ring;
 use shared::{Shared, encoded};
 use ship::Shipper;
@@ -121,12 +124,15 @@ impl Recorder {
         let millis = u64::try_from(clock.now().micros() / 1000).unwrap_or(0);
         shipped.epoch = millis.max(shipped.epoch + 1);
         ring.epoch = shipped.epoch;
+        let (counts, counted) = Counts::open(&dir.join("counts")).map_err(io)?;
         for local in found.orphans {
-            if let Err(error) = ring.end(local, &interrupted()) {
+            let end = counted.get(&local).copied().unwrap_or_else(interrupted);
+            if let Err(error) = ring.end(local, &end) {
                 tracing::error!(%error, "an interrupted decision waits for the next start");
             }
         }
         shipped.next_seq = ring.next_seq;
+        counts.clear().map_err(io)?;
         state.write(&shipped, true).map_err(io)?;
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(io)?;
         let durable = config.durability == config::Durability::Durable;
@@ -135,7 +141,7 @@ impl Recorder {
             durable,
             clock,
             ring: Mutex::new(ring),
-            flood: Mutex::default(),
+            flood: Mutex::new(Flood::new(counts)),
             tail: Mutex::new(Tail::new(node, At::of(&shipped))),
             committer: Committer::new(),
             wake: Notify::new(),

@@ -3,6 +3,7 @@
 //! Nothing is lost and nothing doubled: events are a function of the log, the store skips what it has, and after a
 //! restart the store's last event says where to go on.
 
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::store::{self, AuditEntry, AuditStore, StoreError};
 use super::Shared;
 use super::checkpoint::Signing;
 use super::segment::Segment;
-use super::state::{Shipped, StateFile};
+use super::state::{self, Shipped, StateFile};
 use super::tail::{At, Tail};
 
 /// Events per append.
@@ -53,6 +54,7 @@ impl Shipper {
     pub async fn run(mut self) {
         let mut backoff = Duration::from_millis(50);
         let mut contacted = false;
+        let mut away = false;
         loop {
             let stopping = self.shared.stop.load(Ordering::Acquire);
             self.shared.end_floods(stopping);
@@ -63,6 +65,9 @@ impl Shipper {
             match step {
                 Ok(next) => {
                     contacted = next != Step::Contact;
+                    if mem::take(&mut away) {
+                        tracing::info!("audit events are shipped again");
+                    }
                     backoff = Duration::from_millis(50);
                     if next != Step::Rest {
                         continue;
@@ -77,7 +82,10 @@ impl Shipper {
                     if stopping && self.late() {
                         break;
                     }
-                    tracing::warn!(%error, "audit events wait in the log");
+                    if !mem::replace(&mut away, true) {
+                        tracing::warn!(%error, "audit events wait in the log until the store takes them");
+                    }
+                    self.shared.committer.ask();
                     let pause = if stopping { Duration::from_millis(50) } else { backoff };
                     let _ = tokio::time::timeout(pause, self.shared.stopped()).await;
                     backoff = (backoff * 2).min(Duration::from_secs(2));
@@ -261,7 +269,7 @@ fn place(
 ) -> Tail {
     let ours = At::of(shipped);
     let seq = theirs.map_or(0, |entry| entry.seq);
-    let hash = theirs.map_or_else(|| "0".repeat(64), |entry| member(&entry.json, "hash"));
+    let hash = theirs.map_or_else(state::none, |entry| Arc::from(member(&entry.json, "hash")));
     if seq == ours.event() && hash == ours.hash {
         return walk(node, live, &shipped.floor, &ours).unwrap_or_else(|| Tail::new(node, ours));
     }
@@ -284,7 +292,7 @@ fn place(
 
 /// The store lost its newest events, those after `seq`: what the log still makes, the very same, is shipped again. The
 /// chain goes on in any case.
-fn again(node: &str, live: &[Arc<Segment>], shipped: &Shipped, seq: u64, hash: String) -> Tail {
+fn again(node: &str, live: &[Arc<Segment>], shipped: &Shipped, seq: u64, hash: Arc<str>) -> Tail {
     let (ours, floor) = (At::of(shipped), &shipped.floor);
     let from = seq.checked_add_signed(ours.base.saturating_neg());
     let start = from.map(|from| At { seq: from, base: ours.base, hash });

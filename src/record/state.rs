@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::tail::At;
 
@@ -17,7 +18,7 @@ pub struct Shipped {
     /// An event's `seq` is its number in the log plus this (not zero when a log began after its node's events did).
     pub base: i64,
     /// The hash of the last shipped event.
-    pub hash: String,
+    pub hash: Arc<str>,
     /// The node's last start, milliseconds.
     pub epoch: u64,
     /// The next number that the log gives.
@@ -30,9 +31,14 @@ pub struct Shipped {
 
 impl Default for Shipped {
     fn default() -> Self {
-        let floor = At { seq: 0, base: 0, hash: "0".repeat(64) };
-        Self { seq: 0, base: 0, hash: "0".repeat(64), epoch: 0, next_seq: 1, lowest: 1, floor }
+        let floor = At { seq: 0, base: 0, hash: none() };
+        Self { seq: 0, base: 0, hash: none(), epoch: 0, next_seq: 1, lowest: 1, floor }
     }
+}
+
+/// What stands for a hash before the first event.
+pub fn none() -> Arc<str> {
+    Arc::from("0".repeat(64))
 }
 
 /// The file.
@@ -64,7 +70,7 @@ impl StateFile {
         state.turn = turn;
         if owner != state.node {
             shipped.base = i64::try_from(shipped.seq).map_or(0, |seq| -seq);
-            shipped.hash = "0".repeat(64);
+            shipped.hash = none();
             shipped.floor = At::of(&shipped);
         }
         Ok((state, Some(shipped)))
@@ -103,7 +109,7 @@ fn read(slot: &[u8]) -> Option<(u64, u32, Shipped)> {
     }
     let number =
         |index: usize| body.get(index * 8..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
-    let hash = |from| Some(std::str::from_utf8(body.get(from..from + 64)?).ok()?.to_owned());
+    let hash = |from| Some(std::str::from_utf8(body.get(from..from + 64)?).ok()?.into());
     let signed = |index| Some(i64::from_le_bytes(u64::to_le_bytes(number(index)?)));
     Some((
         number(0)?,

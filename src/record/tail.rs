@@ -34,7 +34,7 @@ pub struct At {
     /// What to add for the event's `seq`.
     pub base: i64,
     /// The event's hash.
-    pub hash: String,
+    pub hash: Arc<str>,
 }
 
 impl At {

@@ -9,10 +9,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::accounts::AccountError;
 use crate::config::{Config, Provider};
-use crate::http::answer::{json, other_methods, problem, redirect, store_refusal, token_body, token_refusal};
+use crate::http::answer::{other_methods, problem, redirect, store_refusal};
 use crate::http::body::Parameters;
 use crate::http::event::{Happened, record};
-use crate::http::landing::{Destination, landing};
+use crate::http::landing::{Destination, landing, tokens};
 use crate::http::page::message;
 use crate::http::{Caller, Services, cookies};
 use crate::identify::SignInError;
@@ -44,7 +44,7 @@ async fn start(
 ) -> HttpResponse {
     match leave(&services, &caller, &request, &name).await {
         Ok(answer) => answer,
-        Err(refusal) => failure(&services, &caller, &request, refusal.into()).await,
+        Err(failed) => failure(&services, &caller, &request, failed).await,
     }
 }
 
@@ -81,7 +81,7 @@ async fn leave(
     caller: &Caller,
     request: &HttpRequest,
     name: &str,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, Failed> {
     let config = services.config.load_full();
     let provider = find(&config, name)?;
     let query = Parameters::parse(request.query_string().as_bytes())?;
@@ -94,13 +94,15 @@ async fn leave(
         return Ok(redirect(302, caller.request_id, there.as_str()));
     }
     let destination = Destination::read(services, caller, &query);
-    services.identifier.may_leave(caller.client_ip).await.map_err(too_often)?;
-    let known = Known::of(provider, services.clock.now()).await?;
+    let lost = |refusal: Refusal| Failed { destination: destination.query(), ..refusal.into() };
+    let left = services.identifier.may_leave(caller.client_ip).await;
+    left.map_err(|limited| lost(too_often(limited)))?;
+    let known = Known::of(provider, services.clock.now()).await.map_err(lost)?;
     let secure = cookies::secure(&config);
     let browser = cookies::read(request, cookies::Kind::SignOn, secure).unwrap_or_else(random_token::<32>);
     let away = Away::new(name, &destination, &browser);
-    let state = away.put(services).await?;
-    let url = known.authorize(provider, &redirect_uri(&config, name), &away, &state)?;
+    let state = away.put(services).await.map_err(lost)?;
+    let url = known.authorize(provider, &redirect_uri(&config, name), &away, &state).map_err(lost)?;
     let mut answer = redirect(302, caller.request_id, url.as_str());
     cookies::append(&mut answer, &cookies::set(cookies::Kind::SignOn, &browser, secure));
     Ok(answer)
@@ -126,7 +128,7 @@ async fn come_back(
         Err(failed) => return Err(Failed { destination: destination.query(), ..failed }),
     };
     let mut answer = match wants_json(request) {
-        true => tokens(services, caller, request, principal).await?,
+        true => tokens(services, caller, request, principal, "sso").await?,
         false => landing(services, caller, request, principal, &destination, "sso").await?,
     };
     cookies::append(&mut answer, &cookies::clear(cookies::Kind::SignOn, cookies::secure(&config)));
@@ -139,20 +141,6 @@ fn wants_json(request: &HttpRequest) -> bool {
     let accept = request.headers().get("accept").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let first = accept.split([',', ';']).next().unwrap_or_default();
     first.trim().eq_ignore_ascii_case("application/json")
-}
-
-/// Tokens of the built-in client, as `POST /auth/login` answers a program.
-async fn tokens(
-    services: &Services,
-    caller: &Caller,
-    request: &HttpRequest,
-    mut principal: Principal,
-) -> Result<HttpResponse, Refusal> {
-    let issued = services.tokens.issue(&principal, "portcullis", &[], true).await;
-    let issued = issued.map_err(|error| token_refusal(&error))?;
-    principal.sid = Some(issued.sid.as_str().into());
-    record(services, caller, request, &Happened::allowed(Kind::Login, &principal, "sso", 200)).await?;
-    Ok(json(200, caller.request_id, &token_body(&issued)))
 }
 
 /// The principal behind the code of the provider's answer.

@@ -107,7 +107,10 @@ async fn counting<F: Future<Output = ()>>(store: &Store, pass: &impl Fn(Duration
     assert_eq!(store.records.increment("c", 1, window).await.unwrap(), 1);
     assert_eq!(store.records.increment("c", 2, window).await.unwrap(), 3);
     assert_eq!(store.records.get(Table::Counters, "c").await.unwrap().unwrap().value, b"3");
+    assert_eq!(store.records.remaining("none").await.unwrap(), Duration::ZERO);
     pass(Duration::from_millis(500)).await;
+    let left = store.records.remaining("c").await.unwrap();
+    assert!(!left.is_zero() && left <= Duration::from_millis(500), "{left:?}");
     store.records.increment("c", 1, window).await.unwrap();
     pass(Duration::from_millis(550)).await;
     assert_eq!(

@@ -114,6 +114,9 @@ pub trait Records: Send + Sync {
     /// Adds `by` to a counter of [`Table::Counters`] that vanishes `window` after its first increment; its new value.
     async fn increment(&self, key: &str, by: u64, window: Duration) -> Result<u64, StoreError>;
 
+    /// How long until a counter of [`Table::Counters`] vanishes; zero when there is none.
+    async fn remaining(&self, key: &str) -> Result<Duration, StoreError>;
+
     /// A round trip, for readiness.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -1,4 +1,4 @@
-//! JSON whose objects name each member once. Used for the parts of a token: of two members of one name, one reader
+//! JSON whose objects name each member once. Used for the parts of a token and the questions of the decision API: of two members of one name, one reader
 //! takes the first and another the last (RFC 7519 §4, RFC 8725 §2.9).
 
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use serde_json::{Map, Number, Value};
 
 /// A value without repeated members, at any depth.
-pub(super) struct Unique(pub(super) Value);
+pub struct Unique(pub Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

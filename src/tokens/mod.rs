@@ -19,7 +19,7 @@ pub(crate) mod cache;
 pub mod claims;
 mod families;
 pub mod groups;
-mod json;
+pub mod json;
 #[cfg(test)]
 mod tests;
 pub mod trusted;
@@ -53,6 +53,11 @@ pub enum TokenError {
     /// This node cannot know whether it is revoked.
     #[error("revocations are not known: the store is away")]
     Unknown,
+    /// The principal's roles and attributes do not fit in one.
+    #[error(
+        "the roles and attributes of `{0}` make a token longer than {LONGEST} bytes; give it fewer or shorter ones"
+    )]
+    TooLong(Arc<str>),
     /// It could not be signed.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -138,7 +143,7 @@ impl Tokens {
     /// or a new one made.
     ///
     /// # Errors
-    /// When the principal is `anonymous`, nothing signs, or the store is away.
+    /// When the principal is `anonymous` or does not fit in a token, nothing signs, or the store is away.
     pub async fn issue(
         &self,
         principal: &Principal,
@@ -347,7 +352,9 @@ impl Tokens {
         insert(&mut claims, "email", principal.email.as_deref());
         let access_token = self.keys.sign(ACCESS, &Value::Object(claims))?;
         if access_token.len() > LONGEST {
-            return Err(TokenError::Invalid("the principal has too many roles or attributes".to_owned()));
+            let error = TokenError::TooLong(Arc::clone(&principal.name));
+            tracing::warn!(%error, "no token");
+            return Err(error);
         }
         Ok(Issued { access_token, refresh_token: None, expires_in: self.access_ttl, scope, sid, jti })
     }

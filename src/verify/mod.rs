@@ -95,15 +95,31 @@ async fn json(
         Ok((original, map)) => {
             ask(&request, &caller, &services, &gateway, Door::Json, Ok(original), map).await
         }
-        Err(refusal) => problem(&refusal, caller.request_id),
+        Err(refusal) => {
+            let map = headers(&request);
+            let refusal = unread(&request, &caller, &gateway, caller.client_ip, &map, refusal).await;
+            problem(&refusal, caller.request_id)
+        }
     }
+}
+
+/// Records the refusal of a question whose original request cannot be read: what the caller is told.
+async fn unread(
+    request: &HttpRequest,
+    caller: &Caller,
+    gateway: &Gateway,
+    client_ip: IpAddr,
+    headers: &HeaderMap,
+    refusal: Refusal,
+) -> Refusal {
+    let method = http::Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
+    gateway.record_unread(client_ip, caller.request_id, &method, headers, refusal).await
 }
 
 /// 404 for peers that may not ask: a verdict tells what the policies say.
 fn stranger(services: &Services, caller: &Caller) -> Option<HttpResponse> {
     let peer = caller.connection.peer.ip().to_canonical();
-    let config = services.config.load();
-    if config.forward_auth.callers.iter().any(|network| network.contains(&peer)) {
+    if services.config.load().forward_auth.answers(peer) {
         return None;
     }
     tracing::warn!(
@@ -148,14 +164,17 @@ async fn ask(
             gateway.ask(Asked { caller: &asking, headers: &map, observe }).await
         }
         Err(refusal) => {
-            let method = http::Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
-            let id = caller.request_id;
             if !observe {
-                gateway.refuse_unread(&connection, client_ip, id, &method, &map, refusal.clone()).await;
-            } else if let Err(error) = gateway.observe_unread(client_ip, id, &method, &map, &refusal).await {
-                tracing::error!(request_id = %id, %error, "an observed verdict is not recorded");
+                Verdict::unknown(unread(request, caller, gateway, client_ip, &map, refusal).await)
+            } else {
+                let method =
+                    http::Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
+                let id = caller.request_id;
+                if let Err(error) = gateway.observe_unread(client_ip, id, &method, &map, &refusal).await {
+                    tracing::error!(request_id = %id, %error, "an observed verdict is not recorded");
+                }
+                Verdict::unknown(refusal)
             }
-            Verdict::unknown(refusal)
         }
     };
     reply::reply(caller.request_id, door, &verdict, observe)

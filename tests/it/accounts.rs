@@ -144,3 +144,18 @@ fn a_change_of_the_file_ends_what_the_account_holds() {
     node.start_again();
     assert_eq!(status(&node, &alice, &alices).0, 401, "a session outlives no account");
 }
+
+#[test]
+fn a_right_password_whose_claims_fit_in_no_token_is_refused_with_an_event_and_says_what_to_do() {
+    let upstream = Upstream::start(|_| Reply::ok("hello"));
+    let roles: Vec<String> = (0..400).map(|number| format!("{number:064}")).collect();
+    let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
+    let node = Node::with().upstream(&upstream.url()).account("dora", &roles).start();
+    let answer = node.sign_in("dora", PASSWORD);
+    assert_eq!(answer.status(), 403);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let event = node.events(&id, "login", 1).remove(0);
+    assert_eq!((&event["decision"], &event["reason"]), (&"deny".into(), &"forbidden".into()));
+    assert_eq!(event["principal"]["name"], "dora");
+    eventually("the log names the account", || node.log().contains("attributes of `dora`").then_some(()));
+}

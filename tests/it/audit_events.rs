@@ -280,3 +280,22 @@ fn a_flood_of_strangers_is_a_few_events_whose_counts_are_every_refusal() {
     let own_events = events.iter().filter(|event| event["status"] == 403 && event["count"].is_null());
     assert_eq!(own_events.count(), own, "who is known is never merged");
 }
+
+#[test]
+fn the_trace_of_a_sign_in_is_in_its_event() {
+    let node = Node::with().start();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let sign_in = |password: &str, traceparent: &str| {
+        let body = json!({"username": "bob", "password": password});
+        let request = client().post(node.url("/auth/login")).header("traceparent", traceparent).json(&body);
+        let answer = request.send().expect("an answer");
+        let id = answer.headers()["x-request-id"].to_str().expect("text").to_owned();
+        node.events(&id, "login", 1).remove(0)["trace_id"].clone()
+    };
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    assert_eq!(sign_in(PASSWORD, &parent), trace);
+    assert_eq!(sign_in("wrong", &parent), trace);
+    for none in ["rubbish", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"] {
+        assert_eq!(sign_in("wrong", none), Value::Null, "{none}");
+    }
+}

@@ -156,3 +156,29 @@ fn a_signal_right_after_the_ready_line_is_followed() {
         assert_eq!(node.stop(), 0, "{}", node.log());
     }
 }
+
+#[test]
+fn a_crash_leaves_no_memory_on_the_disk() {
+    let node = Node::with().start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.pid())).expect("a process");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the limit");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    // The files of a process under /proc are its user's, but root's when it is not dumpable.
+    let mut command = std::process::Command::new("setpriv");
+    if rustix::process::geteuid().is_root() {
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    command.args([crate::support::PORTCULLIS, "-o", "json", "demo", "--port", "0", "--admin-port", "0"]);
+    let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("setpriv (util-linux)");
+    let mut first = String::new();
+    let stdout = demo.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut first).expect("a line");
+    let process = format!("/proc/{}", demo.id());
+    let status = std::fs::read_to_string(format!("{process}/status")).expect("a process");
+    let owner =
+        std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(process + "/environ").expect("a file"));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&demo), Signal::INT).expect("it runs");
+    assert!(demo.wait().expect("ended").success(), "{first}");
+    assert!(!status.contains("\nUid:\t0\t"), "{status}");
+    assert_eq!(owner, 0, "{first}");
+}

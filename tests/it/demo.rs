@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Demo, client, eventually};
+use crate::support::{Demo, Navigator, client, eventually};
 
 #[test]
 fn bob_reads_orders_and_alice_does_everything() {
@@ -41,6 +41,24 @@ fn without_credentials_only_the_public_page_answers() {
     assert_eq!(problem["type"], "urn:portcullis:problem:unauthenticated");
     assert_eq!(problem["request_id"], id.as_str());
     assert_eq!(get("/nowhere").status(), 404);
+}
+
+/// Who opens the printed address in a browser is greeted, and told how to go on.
+#[test]
+fn the_first_page_is_for_everyone_and_says_who_the_gateway_says_you_are() {
+    let demo = Demo::start();
+    let stranger = client().get(demo.url("/")).header("portcullis-user", "alice").send().expect("an answer");
+    assert_eq!(stranger.status(), 200);
+    let stranger = stranger.text().expect("text");
+    assert!(stranger.contains("You are not signed in") && !stranger.contains("alice</strong>"), "{stranger}");
+
+    let address = demo.url("").trim_start_matches("http://").replace("localhost", "127.0.0.1");
+    let mut browser = Navigator::new(&[("localhost", address.parse().expect("an address"))]);
+    let (at, page) = browser.follow(&demo.url("/auth/login?return_to=/"));
+    let answer = browser.sign_in(&at, page, "bob", &demo.password("bob"));
+    assert_eq!(answer.status(), 303);
+    let bob = browser.open(&demo.url("/")).text().expect("text");
+    assert!(bob.contains("you are <strong>bob</strong> (reader)"), "{bob}");
 }
 
 #[test]

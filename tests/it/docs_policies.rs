@@ -61,7 +61,7 @@ fn every_example_loads_without_a_warning_and_its_tests_cover_every_row() {
 #[test]
 fn commands_print_what_the_page_shows() {
     let shown: Vec<_> = blocks(PAGE).into_iter().filter(|(info, _)| info == "console").collect();
-    assert_eq!(shown.len(), 2);
+    assert_eq!(shown.len(), 3);
     for (_, text) in shown {
         let (command, expected) = text.split_once('\n').expect("a command");
         let arguments: Vec<&str> = command.strip_prefix("$ portcullis ").expect("ours").split(' ').collect();

@@ -2,13 +2,14 @@
 //! what cannot be known is refused.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::redis::{node, upstream};
-use crate::support::{Node, PASSWORD, Redis, Wire, client, eventually};
+use crate::support::{Node, PASSWORD, Raw, Redis, Upstream, Wire, client, eventually, read_head};
 
 /// Request ids of what was answered, with the status.
 #[derive(Default)]
@@ -21,6 +22,8 @@ impl Answers {
         let status = answer.status().as_u16();
         if status == 503 {
             assert!(answer.headers().contains_key("retry-after"));
+            // Beyond 100 a second, refusals of strangers are one event with a count.
+            std::thread::sleep(Duration::from_millis(10));
         }
         self.0.push((id, status));
         status
@@ -258,6 +261,56 @@ fn known_tokens_pass_where_the_route_says_so_and_the_audit_marks_them() {
     let id = fresh.headers()["x-request-id"].to_str().expect("text").to_owned();
     assert_eq!(node.event(&id)["reason"], Value::Null);
     verified(&node);
+}
+
+#[test]
+fn a_stream_that_goes_on_without_the_store_is_marked_when_it_ends() {
+    let upstream = Upstream::raw(|mut stream, _| {
+        let mut reader = std::io::BufReader::new(stream.try_clone().expect("a handle"));
+        if read_head(&mut reader).is_none() {
+            return;
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        drop(stream.write_all(head.as_bytes()));
+        // Goes on until nobody listens.
+        while stream.write_all(b"8\r\ndata: 1\n\r\n").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let redis = Redis::start();
+    let wire = Wire::to(redis.port);
+    let route = "[[route]]\nname = \"known\"\npath = \"/known\"\nupstream = \"main\"\n\
+                 when_store_is_down = \"allow_known\"\n";
+    let node = node(&upstream, &wire.url(), "").config(route).start();
+    let bob = node.token("bob");
+    let listen = |path: &str| {
+        let mut connection = Raw::connect(node.address());
+        let host = node.host();
+        connection
+            .send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {bob}\r\n\r\n"));
+        assert!(connection.saw(b"data: 1"));
+        connection
+    };
+    let ended = |path: &str| {
+        eventually("the end of the stream is recorded", || {
+            let events = node.audit(&["--sub", "bob"]);
+            events.into_iter().find(|event| event["kind"] == "stream" && event["path"] == path)
+        })
+    };
+    let (mut goes_on, before) = (listen("/known"), listen("/other"));
+    drop(before);
+    assert_eq!(ended("/other")["reason"], "interrupted");
+    wire.cut();
+    eventually("other routes refuse", || (node.ask("GET", "/other", &bob).status() == 503).then_some(()));
+    for _ in 0..50 {
+        assert!(goes_on.saw(b"data: 1"), "it goes on");
+    }
+    wire.reset();
+    eventually("all is well again", || (node.ask("GET", "/other", &bob).status() == 200).then_some(()));
+    drop(goes_on);
+    let event = ended("/known");
+    assert_eq!((&event["decision"], &event["reason"]), (&"allow".into(), &"store-unavailable".into()));
+    assert_eq!(node.event(event["request_id"].as_str().expect("an id"))["reason"], Value::Null);
 }
 
 /// Several clients ask until `done`; what they were answered.

@@ -501,3 +501,21 @@ fn two_hundred_sign_ins_at_once_wait_in_a_bounded_queue() {
     assert!(statuses.iter().any(|(status, _)| *status == 503), "the queue is bounded");
     assert!(statuses.iter().any(|(status, _)| *status == 401), "the queue is served");
 }
+
+#[test]
+fn what_a_client_sends_fills_no_log() {
+    let upstream = Upstream::start(|_| Reply::ok("hello"));
+    let node = Node::with().upstream(&upstream.url()).start();
+    let before = node.log().len();
+    let mut connection = H2::connect(node.address());
+    // Answers to pings that nobody sent.
+    let answers = h2::frame(h2::PING, h2::ACK, 0, &[0; 8]).repeat(100);
+    for _ in 0..100 {
+        connection.send(&answers);
+    }
+    connection.send(&h2::frame(h2::PING, 0, 0, &[7; 8]));
+    let mut frames = std::iter::from_fn(|| connection.next());
+    let read = frames.any(|frame| frame.kind == h2::PING && frame.payload == [7; 8]);
+    assert!(read, "all of it was read");
+    assert_eq!(node.log().len(), before, "{}", node.log());
+}

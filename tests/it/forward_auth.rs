@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::support::{Answer, Builder, Node, Raw, Reply, Upstream, client_builder, eventually};
+use crate::support::{Answer, Builder, Node, Raw, Reply, Upstream, client, client_builder, eventually};
 
 const HOST: &str = "app.localhost";
 
@@ -235,6 +235,32 @@ fn only_listed_callers_are_answered() {
     assert_eq!(answer.status(), 401);
 }
 
+/// A proxy has its own name for this gateway: Traefik sends the host of the address that it was given.
+#[test]
+fn callers_are_answered_under_whatever_name_they_have_for_the_gateway() {
+    let routes = routes(&Upstream::start(|_| Reply::ok("")));
+    let ask = |node: &Node, path: &str, host: &str| {
+        let request = client().post(node.url(path)).header("host", host).bearer_auth(node.token("alice"));
+        let request = request.header("x-forwarded-method", "GET").header("x-forwarded-uri", "/x");
+        let request = request.header("x-forwarded-proto", "http").header("x-forwarded-host", HOST);
+        request
+            .json(&serde_json::json!({"method": "GET", "host": HOST, "path": "/open/x"}))
+            .send()
+            .expect("an answer")
+    };
+    let listed = node("\"127.0.0.1/32\"").config(&routes).start();
+    for path in ["/auth/verify", "/auth/verify/forward"] {
+        assert_eq!(ask(&listed, path, "portcullis.internal:8080").status(), 200, "{path}");
+    }
+    for path in ["/auth/login", "/auth/verifying", "/auth/verify%2Fforward"] {
+        assert_ne!(ask(&listed, path, "portcullis.internal:8080").status(), 200, "{path}");
+    }
+    let other = node("\"127.0.0.2/32\"").config(&routes).start();
+    for path in ["/auth/verify", "/auth/verify/forward"] {
+        assert_eq!(ask(&other, path, "portcullis.internal:8080").status(), 404, "{path}");
+    }
+}
+
 #[test]
 fn an_original_request_that_is_not_there_once_is_refused() {
     let node = node("\"127.0.0.1/32\"").config(&routes(&Upstream::start(|_| Reply::ok("")))).start();
@@ -282,6 +308,35 @@ fn an_original_request_that_is_not_there_once_is_refused() {
             all[left_out]
         );
     }
+}
+
+#[test]
+fn a_question_that_cannot_be_read_is_a_decision_too() {
+    let node = node("\"127.0.0.1/32\"").config(&routes(&Upstream::start(|_| Reply::ok("")))).start();
+    let ask = |path: &str, kind: &str, body: &str| {
+        client()
+            .post(node.url(path))
+            .header("content-type", kind)
+            .body(body.to_owned())
+            .send()
+            .expect("an answer")
+    };
+    let large = "x".repeat(70_000);
+    for (kind, body, status, reason) in [
+        ("application/json", "{", 400, "bad-request"),
+        ("application/json", r#"{"method":"GET"}"#, 400, "bad-request"),
+        ("application/json", large.as_str(), 413, "too-large"),
+        ("text/plain", "{}", 415, "unsupported-media-type"),
+    ] {
+        let answer = ask("/auth/verify", kind, body);
+        assert_eq!(answer.status().as_u16(), status, "{body:.20}");
+        let event = node.event(answer.headers()["x-request-id"].to_str().expect("text"));
+        assert_eq!((&event["decision"], &event["reason"]), (&"deny".into(), &reason.into()));
+        assert_eq!((&event["status"], &event["path"]), (&status.into(), &Value::Null));
+    }
+    let answer = client().get(node.url("/auth/verify/nginx")).send().expect("an answer");
+    assert_eq!(answer.status(), 403);
+    assert_eq!(node.event(answer.headers()["x-request-id"].to_str().expect("text"))["decision"], "deny");
 }
 
 #[test]

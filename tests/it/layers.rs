@@ -12,7 +12,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (4, &["identify", "decide", "forward", "record", "cluster"]),
     (5, &["http"]),
     (6, &["gateway"]),
-    (7, &["verify", "oidc", "sso", "portal", "admin"]),
+    (7, &["verify", "authzen", "oidc", "sso", "portal", "admin"]),
     (8, &["listen"]),
     (9, &["app", "cli"]),
 ];

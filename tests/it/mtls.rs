@@ -58,6 +58,8 @@ impl Gate {
             .file("tls/clients.pem", clients.pem())
             .config(&format!(
                 r#"
+                [forward_auth]
+                callers = ["127.0.0.1/32"]
                 [[listen.tls.client]]
                 hosts = ["closed.example"]
                 auth = "required"
@@ -145,13 +147,22 @@ fn ask(
     name: &str,
     host: &str,
 ) -> (String, Option<HandshakeKind>) {
+    let request = format!("GET /a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    exchange(address, config, name, &request)
+}
+
+fn exchange(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+    name: &str,
+    request: &str,
+) -> (String, Option<HandshakeKind>) {
     let socket = TcpStream::connect(address).expect("a connection");
     socket.set_nodelay(true).expect("nodelay");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let client = ClientConnection::new(Arc::clone(config), name).expect("a client");
     let mut stream = StreamOwned::new(client, Pieces(socket));
-    let request = format!("GET /a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     // A handshake that is refused shows at the write or at the read.
     drop(stream.write_all(request.as_bytes()));
     let mut bytes = Vec::new();
@@ -203,6 +214,19 @@ fn a_certificate_of_the_authority_is_who_it_says_and_no_other_is_anyone() {
     let (answer, _) = gate.ask(&stranger, "closed.example", "closed.example");
     assert!(answer.starts_with("HTTP/1.1 401 "), "a certificate that no rule names is nobody: {answer}");
     assert_eq!(gate.targets(), before);
+}
+
+#[test]
+fn the_certificate_of_a_proxy_that_asks_for_a_verdict_is_nobody() {
+    let gate = Gate::start();
+    let svc = gate.config(Some(&issued(&parameters("svc"), &gate.clients)));
+    let host = "asking.example";
+    assert!(gate.ask(&svc, host, host).0.starts_with("HTTP/1.1 200 "), "on its own connection it is svc");
+    let original = format!("x-original-method: GET\r\nx-original-url: https://{host}/a\r\n");
+    let ask =
+        format!("GET /auth/verify/nginx HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{original}\r\n");
+    let (answer, _) = exchange(gate.node.address(), &svc, host, &ask);
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
 }
 
 #[test]

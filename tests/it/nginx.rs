@@ -122,11 +122,10 @@ fn nginx_lets_pass_what_the_verdict_allows_and_overwrites_identity() {
     let refused = ask("GET", "/orders/7", "");
     assert_eq!(refused.status, 401);
     assert_eq!(refused.header("location"), None, "programs are not sent to a page");
-    assert_eq!(
-        ask("GET", "/_portcullis", &bearer(&alice)).status,
-        404,
-        "nobody asks for verdicts from outside"
-    );
+    for path in ["/_portcullis", "/auth/verify/forward", "/auth/%76erify/nginx", "/auth//verify"] {
+        let original = format!("x-forwarded-uri: /x\r\nx-forwarded-host: {APP}\r\n{}", bearer(&alice));
+        assert_eq!(ask("GET", path, &original).status, 404, "nobody asks for verdicts from outside: {path}");
+    }
     assert_eq!(app.recorded().len(), reached, "nothing refused reached the application");
     let upload = format!("{}content-length: 5\r\n", bearer(&alice));
     let host = format!("{APP}:{}", nginx.port);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Node, PASSWORD, Reply, Upstream, client};
+use crate::support::{Node, PASSWORD, Reply, Upstream, client, eventually};
 
 fn node() -> (Node, Upstream) {
     let upstream = Upstream::start(|_| Reply::ok("hello"));
@@ -245,4 +245,52 @@ fn clients_are_shown_without_their_secret_and_completions_name_every_command() {
     assert_eq!(node.cli(&["healthcheck"]).0, 0);
     assert_eq!(failure(&node, &["user", "sett"]).0, 2);
     assert_eq!(node.cli(&["--help"]).0, 0);
+}
+
+#[test]
+fn the_metrics_of_dashboards_are_there_from_the_start_and_say_which_server_is_down() {
+    let upstream = Upstream::start(|_| Reply::ok("hello").header("connection", "close"));
+    let (address, url) = (upstream.address(), upstream.url());
+    let node = Node::with().upstream(&url).start();
+    let metrics = || {
+        let text = client().get(node.admin("/metrics")).send().expect("an answer").text().expect("text");
+        move |series: &str| {
+            text.lines().find_map(|line| line.strip_prefix(series).map(|rest| rest.trim().to_owned()))
+        }
+    };
+    let first = metrics();
+    for name in ["request_duration_seconds", "decision_duration_seconds"] {
+        assert_eq!(first(&format!("portcullis_{name}_count")).as_deref(), Some("0"), "{name}");
+    }
+    for series in [
+        "requests_total{route=\"all\",decision=\"allow\",status_class=\"2xx\"}",
+        "requests_total{route=\"-\",decision=\"deny\",status_class=\"4xx\"}",
+        "logins_total{method=\"password\",result=\"ok\"}",
+        "policy_reloads_total",
+        "policy_reload_failures_total",
+    ] {
+        assert_eq!(first(&format!("portcullis_{series}")).as_deref(), Some("0"), "{series}");
+    }
+    for series in [
+        "audit_pending ",
+        "audit_oldest_pending_seconds ",
+        "policy_info{digest=",
+        "nodes 1",
+        "revocation_lag_seconds ",
+    ] {
+        assert!(first(&format!("portcullis_{series}")).is_some(), "{series}");
+    }
+    let up = || metrics()(&format!("portcullis_upstream_up{{upstream=\"main\",server=\"{url}\"}}"));
+    assert_eq!(up().as_deref(), Some("1"));
+    let token = node.token("bob");
+    assert_eq!(node.ask("GET", "/a", &token).status(), 200);
+    drop(upstream);
+    eventually("nothing answers", || (node.ask("GET", "/a", &token).status() == 502).then_some(()));
+    assert_eq!(up().as_deref(), Some("0"));
+    let listener = std::net::TcpListener::bind(address).expect("the port again");
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    eventually("it is up again", || {
+        node.ask("GET", "/a", &token);
+        (up().as_deref() == Some("1")).then_some(())
+    });
 }

@@ -40,6 +40,45 @@ fn another_host_is_not_answered_except_for_health() {
 }
 
 #[test]
+fn every_answer_has_its_request_id_and_health_takes_get_and_head_alone() {
+    let node = Node::with().start();
+    let ask = |method: &str, path: &str| {
+        let request = client().request(method.parse().expect("a method"), node.admin(path));
+        request.bearer_auth(node.admin_token()).send().expect("an answer")
+    };
+    for (method, path, status) in [
+        ("GET", "/healthz", 200),
+        ("HEAD", "/readyz", 200),
+        ("HEAD", "/metrics", 200),
+        ("POST", "/healthz", 405),
+        ("DELETE", "/metrics", 405),
+        ("GET", "/", 404),
+        ("GET", "/api/v1/users", 200),
+        ("GET", "/api/v1/users/nobody", 404),
+        ("PUT", "/api/v1/users", 405),
+        ("POST", "/api/v1/users", 415),
+    ] {
+        let answer = ask(method, path);
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let id = header("x-request-id").expect("a request id").to_owned();
+        assert_eq!(header("cache-control"), Some("no-store"), "{method} {path}");
+        assert_eq!(header("x-content-type-options"), Some("nosniff"), "{method} {path}");
+        assert_eq!(header("allow").is_some(), status == 405, "{method} {path}");
+        assert_eq!(answer.status(), status, "{method} {path}");
+        if status >= 400 {
+            let problem: Value = answer.json().expect("JSON");
+            assert_eq!(
+                (&problem["request_id"], &problem["status"]),
+                (&id.into(), &status.into()),
+                "{method} {path}"
+            );
+        }
+    }
+    let (status, problem) = raw(&node, "GET / HTTP/1.1\r\nhost: evil.example\r\n", "");
+    assert!(status == 421 && problem["request_id"].is_string(), "{problem}");
+}
+
+#[test]
 fn another_sites_change_is_refused_before_anything_else() {
     let node = Node::with().start();
     let post = "POST /api/v1/users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";

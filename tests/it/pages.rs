@@ -97,6 +97,7 @@ fn every_page_is_private_unframed_and_without_scripts() {
             "style-src 'sha256-",
             "frame-ancestors 'none'",
             "base-uri 'none'",
+            "img-src data:;",
             "form-action 'self'",
         ] {
             assert!(policy.contains(part), "{url}: {policy}");

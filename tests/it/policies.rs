@@ -1,8 +1,10 @@
 //! Policies of a running node: what becomes live, what does not, and what rules can see; and the commands around them.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::support::{Node, PORTCULLIS, Reply, Upstream, client, eventually};
 
@@ -84,6 +86,83 @@ fn taking_most_rows_away_waits_until_someone_confirms_it() {
     node.signal(rustix::process::Signal::HUP);
     eventually("it is live", || (node.ask("GET", "/b", &bob).status() == 403).then_some(()));
     assert_eq!(node.ask("GET", "/a", &bob).status(), 200);
+}
+
+#[test]
+fn what_the_api_loads_is_in_the_audit_and_frees_the_names_that_accounts_wait_for() {
+    let rows = format!("{ROWS}g, bob, staff\n");
+    let node = Node::with().policy(&rows).start();
+    let users = std::fs::read_to_string(node.directory().join("users.toml")).expect("accounts");
+    let refusals = || metric(&node, "portcullis_config_reload_failures_total");
+    node.write("users.toml", format!("{users}\n[[user]]\nname = \"staff\"\n"));
+    eventually("a role of the policies is no account", || (refusals() == 1).then_some(()));
+    node.write("policies/policy.csv", "p, reader, /a, GET, allow\n");
+    eventually("it is held", || readyz(&node).1["reasons"].get(0).map(drop));
+    let reload = || {
+        let answer =
+            client().post(node.admin("/api/v1/policy/reload")).bearer_auth(node.admin_token()).send();
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().expect("JSON"))
+    };
+    let (status, answer) = reload();
+    assert_eq!((status, &answer["rows"]), (200, &Value::from(1)), "{answer}");
+    assert_eq!(readyz(&node).1["policy"], answer["digest"]);
+    assert_eq!(metric(&node, "portcullis_config_reloads_total"), 1, "the accounts file is taken at once");
+    let (code, out, errors) = node.cli(&["user", "show", "staff"]);
+    assert_eq!(code, 0, "{out}{errors}");
+    assert_eq!(reload().0, 200, "nothing changed, and nothing is recorded of it");
+    let reasons = eventually("the reloads are in the audit", || {
+        Some(policy_events(&node)).filter(|events| events.len() >= 2)
+    });
+    assert_eq!(reasons, ["policy_refused", "policy_loaded"]);
+    node.write("policies/policy.csv", "p, reader\n");
+    let (status, answer) = reload();
+    assert_eq!(status, 400);
+    assert!(answer["detail"].as_str().is_some_and(|said| said.contains("policy.csv:1: ")), "{answer}");
+    let refused = || policy_events(&node).iter().filter(|reason| *reason == "policy_refused").count();
+    eventually("the refusal is in the audit", || (refused() > 1).then_some(()));
+}
+
+#[test]
+fn a_policy_file_makes_nobody_an_operator() {
+    let upstream = Upstream::start(|_| Reply::ok("hello"));
+    let rows = "p, reader, /a, GET, allow\np, portcullis:viewer, /b, GET, allow\n\
+                g, bob, portcullis:viewer\ng, reader, portcullis:administrator\n";
+    let node = Node::with().upstream(&upstream.url()).policy(rows).start();
+    let bob = node.token("bob");
+    assert_eq!(node.ask("GET", "/b", &bob).status(), 403);
+    assert_eq!(node.ask("GET", "/a", &bob).status(), 200);
+    assert_eq!(upstream.last().header("portcullis-roles"), "reader");
+    let answer = client().get(node.admin("/api/v1/users")).bearer_auth(&bob).send().expect("an answer");
+    assert_eq!(answer.status(), 403);
+    let directory = node.directory().join("policies").display().to_string();
+    let (code, out, _) = policy(&["policy", "check", &directory]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("policy.csv:3: warning: `portcullis:viewer` is an operator's"), "{out}");
+}
+
+#[test]
+fn a_set_that_matches_its_manifest_at_last_is_loaded_whatever_arrived_last() {
+    let node =
+        Node::with().policy(ROWS).file("policies/nodes/other/a.csv", "p, reader, /c, GET, allow\n").start();
+    let live = readyz(&node).1["policy"].clone();
+    let (model, rows, other) =
+        ("policies/model.conf", "p, reader, /a, GET, allow\n", "p, reader, /d, GET, allow\n");
+    let model = std::fs::read(node.directory().join(model)).expect("a model");
+    let sum = |bytes: &[u8], name: &str| format!("{}  ./{name}\n", hex::encode(Sha256::digest(bytes)));
+    let listed =
+        [(&*model, "model.conf"), (rows.as_bytes(), "policy.csv"), (other.as_bytes(), "nodes/other/a.csv")];
+    node.write("policies/MANIFEST", listed.map(|(bytes, name)| sum(bytes, name)).concat());
+    node.write("policies/policy.csv", rows);
+    let said = |what: &str| {
+        let said = readyz(&node).1["reasons"][0]["message"].as_str().unwrap_or_default().to_owned();
+        (said.contains(what) && said.contains("MANIFEST:3")).then_some(())
+    };
+    eventually("the file of another node is missed", || said("`nodes/other/a.csv` has other contents"));
+    assert_eq!(readyz(&node).1["policy"], live);
+    node.write("policies/nodes/other/a.csv", other);
+    eventually("the set is loaded", || (readyz(&node).1["policy"] != live).then_some(()));
+    assert_eq!(readyz(&node).1["reasons"], Value::Array(Vec::new()), "most rows went, as the manifest says");
 }
 
 #[test]
@@ -203,7 +282,9 @@ fn the_shipped_policies_pass_and_their_verdicts_are_explained() {
     assert_eq!((code, &answer["decision"], &answer["rule"]["line"]), (0, &"allow".into(), &3.into()));
     let (code, answer) = explain(&["--role", "reader", "--obj", "/orders/7", "--act", "DELETE"]);
     assert_eq!((code, &answer["decision"], &answer["rule"]), (1, &"deny".into(), &Value::Null));
-    assert_eq!(answer["near"][0]["terms"][2]["why"], "DELETE is not GET or HEAD");
+    assert_eq!(answer["near"][0]["terms"][0]["why"], "bob has role reader, needs admin");
+    assert_eq!(answer["near"][1]["terms"][2]["why"], "DELETE is not GET or HEAD");
+    assert_eq!((&answer["near"][1]["file"], &answer["near"][1]["line"]), (&"policy.csv".into(), &3.into()));
     let asked =
         ["--role", "reader", "--attr", "department=sales", "--obj", "/reports/engineering", "--act", "GET"];
     let (code, answer) = explain(&asked);
@@ -265,6 +346,137 @@ fn explain_has_an_option_for_each_token_of_the_request_whatever_its_name() {
     );
     let denied = explain(&["--user", "zoe", "--tenant", "t2", "--thing", "/orders/7", "--verb", "GET"]);
     assert_eq!(denied.0, 1, "{denied:?}");
+    let (_, out, _) = explain(&["--user", "zoe", "--tenant", "t1", "--thing", "/orders/7", "--verb", "PUT"]);
+    let near = &serde_json::from_str::<Value>(&out).expect("JSON")["near"][0]["terms"];
+    assert_eq!(near[3]["why"], "PUT does not match GET", "{near}");
     let (code, _, errors) = explain(&["--usr", "zoe", "--thing", "/orders/7", "--verb", "GET"]);
     assert!(code == 2 && errors.contains("--usr"), "{errors}");
+}
+
+#[test]
+fn a_plan_says_how_the_matcher_is_answered() {
+    let (code, out, errors) = policy(&["-o", "json", "policy", "plan", "policies"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let plans: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(plans.as_array().map(Vec::len), Some(1));
+    assert_eq!(plans[0]["by"], "index");
+    assert!(plans[0]["matcher"].as_str().is_some_and(|matcher| matcher.contains("keyMatch2(")), "{plans}");
+    assert!(
+        plans[0]["why"].as_str().is_some_and(|why| why.starts_with("rows are found by p.sub")),
+        "{plans}"
+    );
+    let (code, out, _) = policy(&["policy", "plan", "policies"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("\n  index: rows are found by p.sub"), "{out}");
+    let (code, _, errors) = policy(&["policy", "plan", "no-such-directory"]);
+    assert_eq!(code, 2);
+    assert!(errors.contains("model.conf"), "{errors}");
+}
+
+#[test]
+fn a_bench_measures_decisions_and_holds_a_sample_against_casbin() {
+    let (code, out, errors) = policy(&["-o", "json", "policy", "bench", "policies"]);
+    assert_eq!((code, errors.as_str()), (0, ""), "{out}");
+    let measured: Value = serde_json::from_str(&out).expect("JSON");
+    let members: Vec<&str> = measured.as_object().expect("an object").keys().map(String::as_str).collect();
+    let mut expected = vec![
+        "rows",
+        "load_ms",
+        "memory_bytes",
+        "decisions",
+        "per_second",
+        "p50_ns",
+        "p99_ns",
+        "hit_ratio",
+        "casbin_p50_ns",
+    ];
+    expected.sort_unstable();
+    let mut sorted = members.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, expected);
+    let number = |name: &str| measured[name].as_f64().unwrap_or_else(|| panic!("{name}: {measured}"));
+    assert_eq!(number("rows") as usize, 10, "p and g rows of policies/");
+    assert!(number("decisions") >= 100_000.0);
+    assert!(number("load_ms") > 0.0 && number("per_second") > 0.0);
+    assert!(number("p50_ns") > 0.0 && number("p50_ns") <= number("p99_ns"), "{measured}");
+    assert!(number("casbin_p50_ns") > 0.0);
+    assert!((0.2..0.9).contains(&number("hit_ratio")), "hits and misses are drawn: {measured}");
+    let (code, _, errors) = policy(&["policy", "bench", "no-such-directory"]);
+    assert_eq!(code, 2, "{errors}");
+}
+
+/// A directory with a test that fails and one that passes.
+fn with_a_failing_test() -> tempfile::TempDir {
+    let files = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| std::fs::write(files.path().join(name), text).expect("written");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/model.conf");
+    std::fs::copy(shipped, files.path().join("model.conf")).expect("copied");
+    std::fs::create_dir(files.path().join("tests")).expect("a folder");
+    write("policy.csv", "p, reader, /a, GET, allow\n");
+    write(
+        "tests/a.yaml",
+        "subjects: {bob: {roles: [reader]}}\ntests:\n  - {name: reads, sub: bob, obj: /a, allow: [GET]}\n  - {name: '<writes> & \"more\"', sub: bob, obj: /a, allow: [GET, PUT]}\n",
+    );
+    files
+}
+
+#[test]
+fn tests_are_reported_as_junit_for_build_servers() {
+    let files = with_a_failing_test();
+    let directory = files.path().display().to_string();
+    let (code, out, errors) = policy(&["policy", "test", &directory, "--output", "junit"]);
+    assert_eq!((code, errors.as_str()), (1, ""), "{out}");
+    assert!(out.starts_with("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n"), "{out}");
+    let suite = format!(
+        "<testsuite name=\"{directory}/tests/a.yaml\" tests=\"2\" failures=\"1\" errors=\"0\" time=\"0."
+    );
+    assert!(out.contains(&suite), "{out}");
+    assert!(out.contains("<testcase name=\"&lt;writes&gt; &amp; &quot;more&quot;\""), "{out}");
+    assert_eq!(
+        out.matches("<failure message=\"bob may not PUT /a, expected to be allowed").count(),
+        1,
+        "{out}"
+    );
+    assert_eq!((out.matches("<testcase ").count(), out.matches("</testsuites>").count()), (2, 1));
+    let (code, out, _) = policy(&["-o", "junit", "policy", "test", &directory, "--filter", "reads"]);
+    assert_eq!(
+        (code, out.matches("<testcase ").count(), out.matches("<failure").count()),
+        (0, 1, 0),
+        "{out}"
+    );
+    std::fs::write(files.path().join("policy.csv"), "p, reader\n").expect("written");
+    let (code, out, _) = policy(&["-o", "junit", "policy", "test", &directory]);
+    assert_eq!(code, 2);
+    assert!(
+        out.contains("errors=\"1\"") && out.contains("policy.csv:1\" classname=\"columns\"><error "),
+        "{out}"
+    );
+    let (code, _, errors) = policy(&["-o", "junit", "policy", "check", &directory]);
+    assert_eq!(code, 2);
+    assert!(errors.contains("only `policy test` prints JUnit's XML"), "{errors}");
+}
+
+#[test]
+fn watched_tests_run_again_when_a_file_changes() {
+    let files = with_a_failing_test();
+    let mut watching = Command::new(PORTCULLIS)
+        .args(["--config", "none.toml", "-o", "json", "policy", "test", "--watch"])
+        .arg(files.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut reports = BufReader::new(watching.stdout.take().expect("piped")).lines();
+    let mut next = || -> Value {
+        let line = reports.next().expect("a report").expect("text");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    assert_eq!(next()["ok"], false);
+    std::fs::write(files.path().join("policy.csv"), "p, reader, /a, GET|PUT, allow\n").expect("written");
+    let second = next();
+    assert_eq!(second["problems"].as_array().map(Vec::len), Some(1), "now `reads` fails: {second}");
+    assert_eq!(second["cases"][0]["ok"], false);
+    std::fs::write(files.path().join("policy.csv"), "p, reader\n").expect("written");
+    assert_eq!(next()["problems"][0]["code"], "columns");
+    watching.kill().expect("it ran until now");
+    watching.wait().expect("ended");
 }

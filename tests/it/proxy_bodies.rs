@@ -122,9 +122,28 @@ fn an_upload_that_breaks_off_is_broken_off_to_the_upstream_and_recorded() {
         });
         assert_eq!(
             (&event["decision"], &event["reason"]),
-            (&Value::from("allow"), &Value::from("bad-request"))
+            (&Value::from("allow"), &Value::from("interrupted"))
         );
     }
+}
+
+#[test]
+fn an_upload_whose_bytes_are_wrong_is_told_from_one_that_ended() {
+    let upstream = Upstream::raw(|stream, _| {
+        let mut reader = BufReader::new(stream);
+        drop(std::io::copy(&mut reader, &mut std::io::sink()));
+    });
+    let node = Node::with().upstream(&upstream.url()).start();
+    let alice = node.token("alice");
+    let mut connection = Raw::connect(node.address());
+    connection.send(request(&node, &alice, "POST", "transfer-encoding: chunked\r\n") + "4\r\npart\r\n");
+    eventually("the upstream is asked", || (upstream.connections() > 0).then_some(()));
+    connection.send("XX\r\n");
+    connection.rest();
+    let event = eventually("the event", || {
+        node.audit(&["--sub", "alice"]).into_iter().find(|event| event["kind"] == "access")
+    });
+    assert_eq!((&event["decision"], &event["reason"]), (&"allow".into(), &"bad-request".into()));
 }
 
 #[test]

@@ -103,6 +103,21 @@ fn a_full_log_denies_says_so_and_recovers() {
         );
         assert_eq!(answer.header("portcullis-user"), None);
     }
+    let json = "content-type: application/json\r\n";
+    for (line, headers, body) in [
+        ("GET /x", "", ""),
+        ("GET /auth/verify/nginx", "", ""),
+        ("POST /auth/verify", json, "{"),
+        ("POST /auth/login", json, r#"{"username":"nobody","password":"x"}"#),
+        ("POST /auth/login", json, "{"),
+    ] {
+        let length = body.len();
+        let ask =
+            format!("{line} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n{body}");
+        // What is left of the log is smaller than those before, and takes a few of these.
+        let refused = (0..20).any(|_| Raw::ask(node.address(), &ask).status == 503);
+        assert!(refused, "{line} {body} is answered although that cannot be recorded");
+    }
     let ready = client().get(node.admin("/readyz")).send().expect("an answer");
     assert_eq!(ready.status(), 503);
     redis.start_again();

@@ -1,6 +1,7 @@
 //! Answers that last: WebSockets and event streams, their end in the audit, revocation while they are open, and drain.
 
 use std::io::{BufReader, Read as _, Write as _};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -111,25 +112,29 @@ fn a_websocket_passes_both_ways_and_its_end_is_recorded() {
 
 #[test]
 fn only_websockets_are_upgrades_and_only_where_they_were_asked_for() {
-    let switches = Upstream::raw(|mut stream, _| {
+    let (send, asked) = mpsc::channel();
+    let send = Mutex::new(send);
+    let switches = Upstream::raw(move |mut stream, _| {
         let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
         while let Some(request) = read_head(&mut reader) {
             let asked = request.all("upgrade").len() + request.all("connection").len();
-            let answer = format!(
-                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\nx-asked: {asked}\r\n\r\n"
-            );
+            send.lock().expect("a sender").send(asked).expect("the test waits");
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
             drop(stream.write_all(answer.as_bytes()));
         }
     });
     let node = Node::with().upstream(&switches.url()).start();
     let bob = node.token("bob");
-    for more in [
-        "",
-        "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
-        WEBSOCKET,
+    for (more, headers) in [
+        ("", 0),
+        ("connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n", 0),
+        ("connection: upgrade\r\nupgrade: websocket, h2c\r\n", 0),
+        ("connection: upgrade\r\nupgrade: websocket\r\nupgrade: h2c\r\n", 0),
+        (WEBSOCKET, 2),
     ] {
         let answer = Raw::ask(node.address(), get(&node, &bob, more));
         assert_eq!(answer.status, 502, "{more}");
+        assert_eq!(asked.recv_timeout(Duration::from_secs(10)), Ok(headers), "{more}");
     }
 }
 

@@ -137,6 +137,9 @@ fn what_is_refused_at_our_own_endpoints_is_an_event() {
         (form("/auth/revoke", &[("token", "x"), ("client_id", "nobody")]), "token", 401, "unauthenticated"),
         (form("/auth/revoke", &[("token", "x")]).bearer_auth("x"), "token", 401, "invalid-token"),
         (form("/auth/login", &[("username", "bob"), ("password", "x")]), "login", 403, "cross-site"),
+        (client().post(node.url("/auth/login")).json(&["bob"]), "login", 400, "bad-request"),
+        (client().post(node.url("/auth/login")).body("x"), "login", 415, "unsupported-media-type"),
+        (form("/auth/login", &[("username", "bob"), ("username", "eve")]), "login", 400, "bad-request"),
         (form("/auth/login", &[]).header("sec-fetch-site", "cross-site"), "login", 403, "cross-site"),
     ] {
         let answer = sent(request);

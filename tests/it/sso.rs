@@ -205,11 +205,16 @@ fn a_provider_that_is_away_is_a_page_that_says_so() {
     let node = gateway(&peer, &upstream).start();
     drop(peer.child.kill());
     drop(peer.child.wait());
-    let answer = client().get(node.url("/auth/sso/corp")).send().expect("an answer");
+    let answer = client().get(node.url("/auth/sso/corp?return_to=/here")).send().expect("an answer");
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key("retry-after"));
     let id = answer.headers()["x-request-id"].to_str().expect("text").to_owned();
-    assert!(answer.text().expect("a page").contains("cannot be used at this moment"));
+    let page = answer.text().expect("a page");
+    assert!(page.contains("cannot be used at this moment"), "{page}");
+    assert!(
+        page.contains("/auth/login?return_to=") && page.contains("here"),
+        "starting again leads on: {page}"
+    );
     assert_eq!(node.events(&id, "login", 1)[0]["decision"], "error");
     let unknown = client().get(node.url("/auth/sso/other")).send().expect("an answer");
     assert_eq!(unknown.status(), 404);

@@ -474,10 +474,9 @@ fn an_address_begins_only_so_many_visits() {
     let begin = || client.get(node.url("/auth/sso/corp")).send().expect("an answer");
     assert!((0..300).all(|_| begin().status() == 302));
     let refused = begin();
-    assert_eq!(
-        (refused.status().as_u16(), &refused.headers()["retry-after"]),
-        (429, &"300".parse().expect("a value"))
-    );
+    let left: u64 = refused.headers()["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert_eq!(refused.status(), 429);
+    assert!((1..=300).contains(&left), "{left}");
     let id = refused.headers()["x-request-id"].to_str().expect("text").to_owned();
     assert_eq!(node.events(&id, "login", 1)[0]["reason"], "rate-limited");
 }

@@ -1,6 +1,8 @@
-//! `portcullis audit` and `portcullis why`: what was decided, and the proof that nothing of it is missing.
+//! `portcullis audit`: what was decided, and the proof that nothing of it is missing.
 
+pub mod line;
 mod verify;
+mod why;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,14 +14,17 @@ use serde_json::Value;
 
 use crate::cli::node::{Node, with};
 use crate::cli::{Context, Done, Failure, Output, emit};
-use crate::model::{Clock as _, SystemClock};
-use crate::record;
+use crate::model::{Clock as _, SystemClock, Timestamp};
+use crate::record::{self, Filter};
+
+use line::Layout;
+pub use why::{decided, recalled, run as why};
 
 /// What to do with the audit.
 #[derive(Subcommand, Debug)]
 pub enum AuditCommand {
-    /// Print the newest events, and with `--follow` each further one once.
-    #[command(after_help = "Example:\n  portcullis audit tail --follow")]
+    /// Print the newest events, and with `--follow` each further one once. Times are in UTC.
+    #[command(after_help = "Example:\n  portcullis audit tail --follow --decision deny")]
     Tail {
         /// Go on printing as events happen.
         #[arg(short, long)]
@@ -27,30 +32,29 @@ pub enum AuditCommand {
         /// How many.
         #[arg(short = 'n', long, default_value_t = 20)]
         lines: usize,
+        #[command(flatten)]
+        selection: Selection,
     },
-    /// Find events.
+    /// Find events. Times are in UTC.
     #[command(
         after_help = "Example:\n  portcullis audit query --since 1h --sub bob --decision deny --path '/admin/*'"
     )]
     Query {
-        /// Not older than this: `1h`, `7d`.
-        #[arg(long, default_value = "1h")]
-        since: String,
-        /// Of this principal.
-        #[arg(long)]
-        sub: Option<String>,
-        /// allow, deny or error.
-        #[arg(long)]
-        decision: Option<String>,
-        /// On this path; `*` matches anything.
-        #[arg(long)]
-        path: Option<String>,
-        /// Of this request.
-        #[arg(long)]
+        /// Not older than this (`15m`, `1h`, `7d`), or not before this moment (`2026-01-05T10:00:00Z`) [default: 1h,
+        /// with `--request` any age].
+        #[arg(long, value_name = "WHEN")]
+        since: Option<String>,
+        /// Older than this, or before this moment.
+        #[arg(long, value_name = "WHEN")]
+        until: Option<String>,
+        /// Of this request, by our id or the client's.
+        #[arg(long, value_name = "ID")]
         request: Option<String>,
         /// At most this many, the newest.
         #[arg(long, default_value_t = 1000)]
         limit: usize,
+        #[command(flatten)]
+        selection: Selection,
     },
     /// Print every event of every node by node and sequence.
     #[command(after_help = "Example:\n  portcullis audit export --format csv > audit.csv")]
@@ -82,6 +86,47 @@ pub enum AuditCommand {
     Checkpoints,
 }
 
+/// Which events.
+#[derive(clap::Args, Debug)]
+pub struct Selection {
+    /// Of this principal.
+    #[arg(long, value_name = "NAME")]
+    sub: Option<String>,
+    /// allow, deny or error.
+    #[arg(long)]
+    decision: Option<String>,
+    /// On this path; `*` matches anything.
+    #[arg(long)]
+    path: Option<String>,
+    /// access, login, token, session, key, policy, admin, node or stream.
+    #[arg(long)]
+    kind: Option<String>,
+    /// With this reason, such as forbidden, no-route or upstream-failed.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl Selection {
+    /// As parameters of a call.
+    fn append(&self, query: &mut url::form_urlencoded::Serializer<'_, String>) {
+        let Self { sub, decision, path, kind, reason } = self;
+        let given =
+            [("sub", sub), ("decision", decision), ("path", path), ("kind", kind), ("reason", reason)];
+        for (key, value) in given {
+            if let Some(value) = value {
+                query.append_pair(key, value);
+            }
+        }
+    }
+
+    /// For events that come one by one.
+    fn filter(&self) -> Filter {
+        let Self { sub, decision, path, kind, reason } = self;
+        let (sub, decision, path) = (sub.clone(), decision.clone(), path.clone());
+        Filter { sub, decision, path, kind: kind.clone(), reason: reason.clone(), ..Filter::default() }
+    }
+}
+
 /// The format of an export.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Format {
@@ -99,19 +144,27 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Runs the command.
 pub fn run(context: &Context, command: &AuditCommand) -> Done {
     match command {
-        AuditCommand::Tail { follow, lines } => tail(context, *follow, *lines),
-        AuditCommand::Query { since, sub, decision, path, request, limit } => {
+        AuditCommand::Tail { follow, lines, selection } => tail(context, *follow, *lines, selection),
+        AuditCommand::Query { since, until, request, limit, selection } => {
+            let mut printer = Printer::new(context, selection);
             let mut query = url::form_urlencoded::Serializer::new(String::new());
-            query.append_pair("since", &since_text(since)?).append_pair("limit", &limit.to_string());
-            let given = [("sub", sub), ("decision", decision), ("path", path), ("request", request)];
-            for (key, value) in given {
+            query.append_pair("limit", &limit.to_string()).append_pair("hints", printer.wants());
+            let since = since.as_deref().or(request.is_none().then_some("1h"));
+            for (key, value) in [("since", since), ("until", until.as_deref())] {
                 if let Some(value) = value {
-                    query.append_pair(key, value);
+                    query.append_pair(key, &moment(value)?);
                 }
             }
+            if let Some(request) = request {
+                query.append_pair("request", request);
+            }
+            selection.append(&mut query);
             let path = format!("/api/v1/audit?{}", query.finish());
             let events = with(context, async |node: &Node<'_>| node.call(Method::GET, &path, None).await)?;
-            print_all(context, &events);
+            printer.print(&events);
+            if events.is_empty() && context.output == Output::Text {
+                eprintln!("no event matches");
+            }
             Ok(())
         }
         AuditCommand::Export { format } => export(context, *format),
@@ -127,47 +180,16 @@ pub fn run(context: &Context, command: &AuditCommand) -> Done {
     }
 }
 
-/// `portcullis why`: one recorded request, in words.
-pub fn why(context: &Context, request_id: &str) -> Done {
-    let id = crate::model::RequestId::parse(request_id)
-        .ok_or_else(|| Failure::usage(format!("`{request_id}` is not a request id (26 characters)")))?;
-    let path = format!("/api/v1/audit?request={id}");
-    let text = with(context, async |node: &Node<'_>| node.call(Method::GET, &path, None).await)?;
-    if text.is_empty() {
-        return Err(Failure::no(format!("no event of request {id}")));
+/// A moment as the API takes it: so long ago, or a date and time.
+fn moment(text: &str) -> Result<String, Failure> {
+    if let Some(moment) = Timestamp::parse_rfc3339(text) {
+        return Ok(moment.rfc3339());
     }
-    print_all(context, &text);
-    if context.output == Output::Text {
-        for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            emit(in_words(&event).trim_end());
-        }
-    }
-    Ok(())
-}
-
-fn in_words(event: &Value) -> String {
-    let text = |value: Option<&Value>| record::printable(value.and_then(Value::as_str).unwrap_or("-"));
-    let roles = event.pointer("/principal/roles").and_then(Value::as_array);
-    let roles: Vec<_> =
-        roles.into_iter().flatten().filter_map(Value::as_str).map(record::printable).collect();
-    let rule = match (event.pointer("/rule/file").and_then(Value::as_str), event.pointer("/rule/line")) {
-        (Some(file), Some(line)) => format!("{}:{line}", record::printable(file)),
-        _ => "no row".to_owned(),
+    let wrong = || {
+        let known = "neither a duration such as 15m, 1h or 7d nor a moment such as 2026-01-05T10:00:00Z";
+        Failure::usage(format!("`{text}` is {known}"))
     };
-    format!(
-        "  principal  {} by {}, roles {}\n  route      {}\n  decided by {rule} of policy {}\n  reason     {}\n",
-        text(event.pointer("/principal/name")),
-        text(event.get("auth")),
-        if roles.is_empty() { "none".to_owned() } else { roles.join(", ") },
-        text(event.get("route")),
-        text(event.get("policy")),
-        text(event.get("reason")),
-    )
-}
-
-fn since_text(since: &str) -> Result<String, Failure> {
-    let wrong = || Failure::usage(format!("`{since}` is not a duration such as 15m, 1h or 7d"));
-    let (number, unit) = since.split_at_checked(since.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let seconds = match unit {
         "s" => 1,
@@ -179,37 +201,48 @@ fn since_text(since: &str) -> Result<String, Failure> {
     Ok(SystemClock.now().minus(Duration::from_secs(number.saturating_mul(seconds))).rfc3339())
 }
 
-fn print_all(context: &Context, events: &str) {
-    for text in events.lines() {
-        print_one(context, text);
+/// Prints events as they come: JSON as it is, else laid out for people.
+struct Printer {
+    json: bool,
+    layout: Layout,
+    filter: Filter,
+}
+
+impl Printer {
+    fn new(context: &Context, selection: &Selection) -> Self {
+        let json = context.output == Output::Json;
+        Self { json, layout: Layout::new(true), filter: selection.filter() }
+    }
+
+    /// What to ask for besides the events: people want to read why, and proofs need what was recorded.
+    fn wants(&self) -> &'static str {
+        if self.json { "false" } else { "true" }
+    }
+
+    fn print(&mut self, events: &str) {
+        let parsed = |text| serde_json::from_str::<Value>(text).ok().map(|event| (text, event));
+        let chosen = events.lines().filter_map(parsed).filter(|(_, event)| self.filter.matches(event));
+        if self.json {
+            return chosen.for_each(|(text, _)| emit(text));
+        }
+        let events: Vec<Value> = chosen.map(|(_, event)| event).collect();
+        self.layout.today = line::today();
+        self.layout.fit(&events);
+        events.iter().for_each(|event| emit(self.layout.line(event)));
     }
 }
 
-fn print_one(context: &Context, text: &str) {
-    if context.output == Output::Json {
-        emit(text);
-    } else if let Ok(event) = serde_json::from_str::<Value>(text) {
-        emit(line(&event, std::io::IsTerminal::is_terminal(&std::io::stdout())));
-    }
-}
-
-/// One event on one line, for people.
-pub fn line(event: &Value, colour: bool) -> String {
-    let line = record::line(event);
-    let code = match event.get("decision").and_then(Value::as_str) {
-        Some("allow") => "32",
-        Some("deny") => "31",
-        _ => "33",
-    };
-    if colour { format!("\u{1b}[{code}m{line}\u{1b}[0m") } else { line }
-}
-
-fn tail(context: &Context, follow: bool, lines: usize) -> Done {
+fn tail(context: &Context, follow: bool, lines: usize, selection: &Selection) -> Done {
     with(context, async |node: &Node<'_>| {
         // Before the newest are read: what happens in between is then among them, or follows.
         let mut next = if follow { ends(node).await? } else { BTreeMap::new() };
-        let newest = node.call(Method::GET, &format!("/api/v1/audit?limit={lines}"), None).await?;
-        print_all(context, &newest);
+        let mut printer = Printer::new(context, selection);
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("limit", &lines.to_string()).append_pair("hints", printer.wants());
+        selection.append(&mut query);
+        let path = format!("/api/v1/audit?{}", query.finish());
+        let newest = node.call(Method::GET, &path, None).await?;
+        printer.print(&newest);
         if !follow {
             return Ok(());
         }
@@ -223,7 +256,7 @@ fn tail(context: &Context, follow: bool, lines: usize) -> Done {
         let mut away = false;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            match newer(context, node, &mut next).await {
+            match newer(&mut printer, node, &mut next).await {
                 Ok(()) => away = false,
                 Err(failure) if failure.code == 3 || failure.name == "invalid-token" => {
                     if !away {
@@ -238,13 +271,17 @@ fn tail(context: &Context, follow: bool, lines: usize) -> Done {
 }
 
 /// Prints every event after those that were seen, per node in the order of `seq`.
-async fn newer(context: &Context, node: &Node<'_>, next: &mut BTreeMap<String, u64>) -> Result<(), Failure> {
+async fn newer(
+    printer: &mut Printer,
+    node: &Node<'_>,
+    next: &mut BTreeMap<String, u64>,
+) -> Result<(), Failure> {
     for (name, end) in ends(node).await? {
         let from = *next.entry(name.clone()).or_insert(1);
         if end > from {
-            every(node, &name, from, |event| {
-                print_one(context, event);
-                note(event, next);
+            every(node, &name, from, printer.wants(), |events| {
+                printer.print(events);
+                events.lines().for_each(|event| note(event, next));
             })
             .await?;
         }
@@ -262,11 +299,12 @@ fn note(event: &str, next: &mut BTreeMap<String, u64>) {
     }
 }
 
-/// Every event of a node, page by page.
+/// Every event of a node, page by page; each page is JSON Lines.
 async fn every(
     node: &Node<'_>,
     name: &str,
     mut from: u64,
+    hints: &str,
     mut each: impl FnMut(&str),
 ) -> Result<(), Failure> {
     loop {
@@ -274,11 +312,12 @@ async fn every(
             .append_pair("node", name)
             .append_pair("from", &from.to_string())
             .append_pair("limit", &PAGE.to_string())
+            .append_pair("hints", hints)
             .finish();
         let text = node.call(Method::GET, &format!("/api/v1/audit/export?{query}"), None).await?;
         let Some(last) = text.lines().last() else { return Ok(()) };
         let last: Value = serde_json::from_str(last).unwrap_or_default();
-        text.lines().for_each(&mut each);
+        each(&text);
         match last.get("seq").and_then(Value::as_u64) {
             Some(seq) if seq >= from => from = seq + 1,
             // Damaged: what comes after it cannot be asked for, and the verification ends here anyway.
@@ -303,9 +342,11 @@ fn export(context: &Context, format: Format) -> Done {
             emit(record::csv_head());
         }
         for name in ends(node).await?.into_keys() {
-            every(node, &name, 1, |event| match format {
-                Format::Jsonl => emit(event),
-                Format::Csv => emit(record::csv_line(&serde_json::from_str(event).unwrap_or_default())),
+            every(node, &name, 1, "false", |events| {
+                events.lines().for_each(|event| match format {
+                    Format::Jsonl => emit(event),
+                    Format::Csv => emit(record::csv_line(&serde_json::from_str(event).unwrap_or_default())),
+                });
             })
             .await?;
         }

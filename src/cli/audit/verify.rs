@@ -131,7 +131,10 @@ fn from_node(context: &Context, what: &What<'_>) -> Result<(Chains, Checkpoints)
         for name in ends(node).await?.into_keys() {
             if what.node.as_ref().is_none_or(|only| *only == name) {
                 let events = chains.entry(name.clone()).or_default();
-                every(node, &name, what.from.unwrap_or(1), |event| events.push(event.to_owned())).await?;
+                every(node, &name, what.from.unwrap_or(1), "false", |page| {
+                    events.extend(page.lines().map(str::to_owned));
+                })
+                .await?;
             }
         }
         Ok((chains, checkpoints))

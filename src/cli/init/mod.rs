@@ -100,9 +100,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Done {
     }
     emit(format!("\nfirst administrator: {}", arguments.admin));
     if !arguments.password_stdin {
-        emit(format!(
-            "password:            {password}    (shown once; `portcullis user passwd` sets another)"
-        ));
+        emit(format!("password:            {password}    (shown once; `user passwd` sets another)"));
     }
     emit("\nportcullis check:");
     check::report(context, &problems, "nothing was started")?;

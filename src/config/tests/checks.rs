@@ -27,7 +27,6 @@ fn what_is_not_built_is_refused_by_name() {
         &format!("{route}authenticate = [\"bearer\", \"api_key\"]"),
         "4: `authenticate`: `api_key` is not supported by this version; a machine is a [[client]] and brings its token as `bearer`",
     );
-    assert_mistake("[authzen]\nenabled = true", "1: key `authzen` is not supported by this version");
     for (text, word) in [
         ("[store.redis]\nmode = \"sentinel\"", "sentinel"),
         ("[[upstream]]\nname = \"a\"\nservers = [\"http://a\"]\nbalance = \"random\"", "random"),

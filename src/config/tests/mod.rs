@@ -60,7 +60,7 @@ fn the_committed_example_loads() {
     assert_eq!(loaded.config.routes.len(), 3);
     assert_eq!(loaded.config.routes[0].authenticate, [AuthMethod::None]);
     assert_eq!(loaded.config.routes[2].timeout.first_byte, Duration::from_secs(120));
-    assert_eq!(loaded.config.policy.directory, Path::new(REPOSITORY).join("config/../policies"));
+    assert_eq!(loaded.config.policy.directory, Path::new(REPOSITORY).join("policies"));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn syntax_errors_have_their_lines() {
     let nowhere = load(Path::new("/nonexistent/portcullis.toml"), &Vec::new).unwrap_err();
     assert_eq!(
         nowhere[0].to_string(),
-        "/nonexistent/portcullis.toml: does not exist; `portcullis init` writes one"
+        "/nonexistent/portcullis.toml: does not exist; name another with --config, or write one with `portcullis init`"
     );
 }
 
@@ -198,10 +198,35 @@ fn mistakes_in_the_environment_name_the_variable() {
     );
 }
 
+fn secret(folder: &Path, name: &str, text: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::write(folder.join(name), text).unwrap();
+    fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[[client]]\nid = \"robot\"\nsecret_file = \"robot.secret\"\n\
+                grant_types = [\"client_credentials\"]\n";
+    for (mode, told) in [(0o644, "everyone (0644)"), (0o440, "its group (0440)")] {
+        secret(folder.path(), "robot.secret", "s3cret", mode);
+        let warnings = load_in(folder.path(), text, &[]).unwrap().warnings;
+        assert_eq!(warnings.len(), 1);
+        assert!(
+            warnings[0].to_string().contains(&format!("robot.secret is readable by {told}")),
+            "{}",
+            warnings[0]
+        );
+    }
+    secret(folder.path(), "robot.secret", "s3cret", 0o600);
+    assert!(load_in(folder.path(), text, &[]).unwrap().warnings.is_empty());
+}
+
 #[test]
 fn secrets_come_from_the_file_a_variable_or_a_file_and_are_never_shown() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("robot.secret"), "from-file\n").unwrap();
+    secret(folder.path(), "robot.secret", "from-file\n", 0o600);
     let text = r#"
 [store]
 kind = "redis"
@@ -230,7 +255,7 @@ grant_types = ["client_credentials"]
     assert!(loaded.watched.contains(&folder.path().join("robot.secret")));
 
     // The environment wins over the file, whichever way either of them has the secret.
-    fs::write(folder.path().join("redis.secret"), "from-a-file").unwrap();
+    secret(folder.path(), "redis.secret", "from-a-file", 0o600);
     for (text, variable, value) in [
         ("password = \"in-clear\"", "PORTCULLIS__STORE__REDIS__PASSWORD_FILE", "redis.secret"),
         ("password_file = \"not-there\"", "PORTCULLIS__STORE__REDIS__PASSWORD", "from-a-file"),

@@ -212,6 +212,77 @@ async fn floods_of_strangers_are_one_event_a_second() {
 }
 
 #[tokio::test]
+async fn what_must_be_on_the_disk_is_there_when_its_call_returns() {
+    for durability in [Durability::Written, Durability::Durable] {
+        let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
+        let audit = Audit { durability, ..Audit::default() };
+        let recorder =
+            Recorder::open("gate-1", dir.path(), &audit, Arc::clone(&store) as _, Arc::clone(&clock) as _)
+                .unwrap();
+        let waits = || {
+            let written = recorder.shared.ring().written;
+            recorder.shared.committer.flushed() >= written
+        };
+        let alice = alice();
+        for kind in
+            [Kind::Login, Kind::Token, Kind::Session, Kind::Key, Kind::Policy, Kind::Admin, Kind::Node]
+        {
+            let change = Event { kind, ..event(Some(&alice), Outcome::Allow, "/x") };
+            recorder.security(&change, Some(200)).await.unwrap();
+            assert!(waits(), "{kind:?}");
+        }
+        if durability == Durability::Durable {
+            let decided = recorder.begin(&event(Some(&alice), Outcome::Allow, "/x")).await.unwrap();
+            assert!(waits(), "a decision");
+            decided.finish(200, clock.now(), None);
+            recorder.refused(&event(Some(&alice), Outcome::Deny, "/x"), 403).await.unwrap();
+            assert!(waits(), "a refusal");
+        }
+        recorder.close(WAIT).await;
+    }
+}
+
+#[tokio::test]
+async fn the_count_of_a_flood_survives_a_crash() {
+    let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
+    store.away.store(true, Ordering::SeqCst);
+    let recorder = open(dir.path(), &store, &clock);
+    let begun = recorder.begin(&event(Some(&alice()), Outcome::Allow, "/long")).await.unwrap();
+    // The places of the first second are used again in the next one.
+    for (second, refusals) in [(0, 130), (1, 175)] {
+        for last in [1, 2] {
+            let time = Timestamp::from_seconds(START + 10 * second);
+            let client_ip = Some(IpAddr::from([10, 0, 0, last]));
+            for number in 0..refusals {
+                let path = format!("/{number}");
+                let stranger = Event { time, client_ip, ..event(None, Outcome::Deny, &path) };
+                recorder.refused(&stranger, 400 + u16::from(last)).await.unwrap();
+            }
+        }
+        if second == 0 {
+            clock.advance(Duration::from_secs(10));
+        }
+    }
+    let copy = crashed(dir.path());
+    gone(recorder).await;
+    store.away.store(false, Ordering::SeqCst);
+    let again = open(copy.path(), &store, &clock);
+    again.close(WAIT).await;
+    assert_whole(&store, 4 * 101 + 1);
+    let merged: Vec<Value> = store.values().into_iter().filter(|event| !event["count"].is_null()).collect();
+    let mut counts: Vec<_> = merged
+        .iter()
+        .map(|event| (event["count"].as_u64().unwrap(), event["status"].as_u64().unwrap()))
+        .collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [(30, 401), (30, 402), (75, 401), (75, 402)]);
+    assert!(merged.iter().all(|event| event["reason"] == "forbidden" && event["path"].is_null()));
+    let interrupted = store.values().into_iter().filter(|event| event["reason"] == "interrupted").count();
+    assert_eq!(interrupted, 1, "the decision alone that had no outcome");
+    drop(begun);
+}
+
+#[tokio::test]
 async fn each_second_and_address_counts_anew_and_system_events_are_never_merged() {
     let (dir, store, clock) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()), clock());
     let recorder = open_with(dir.path(), &store, &clock, 0);

@@ -272,6 +272,13 @@ impl Records for Embedded {
         self.0.writer.run(job).await
     }
 
+    async fn remaining(&self, key: &str) -> Result<Duration, StoreError> {
+        let transaction = self.0.read()?;
+        let counters = transaction.open_table(definition(Table::Counters)).map_err(away)?;
+        let expires = find(&counters, key)?.map_or(0, |stored| stored.expires);
+        Ok(Timestamp::from_micros(expires).since(self.0.clock.now()))
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.0.read().map(drop)
     }

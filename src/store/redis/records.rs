@@ -154,6 +154,12 @@ impl Records for Redis {
         self.connection.script(&scripts::INCREMENT, self.keys(Table::Counters), arguments).await
     }
 
+    async fn remaining(&self, key: &str) -> Result<Duration, StoreError> {
+        let key = format!("{}{key}", self.base(Table::Counters));
+        let millis: i64 = self.connection.read(redis::cmd("PTTL").arg(key).take()).await?;
+        Ok(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.connection.read::<String>(redis::cmd("PING")).await.map(drop)
     }
