@@ -22,7 +22,7 @@ const EFFECTS: [&str; 3] = [
     "some(where (p.eft == allow)) && !some(where (p.eft == deny))",
     "priority(p.eft) || deny",
 ];
-const MATCHERS: [&str; 24] = [
+const MATCHERS: [&str; 25] = [
     "g(r.sub, p.sub) && keyMatch2(r.obj, p.obj) && regexMatch(r.act, p.act)",
     "g(r.sub, p.sub) && keyMatch(r.obj, p.obj) && r.act == p.act",
     "r.sub == \"root\" || g(r.sub, p.sub) && keyMatch3(r.obj, p.obj) && r.act == p.act",
@@ -35,6 +35,7 @@ const MATCHERS: [&str; 24] = [
      && (keyGet2(r.obj, p.obj, \"x\") == \"\" || keyGet2(r.obj, p.obj, \"x\") == r.sub.department)",
     "g(r.sub.name, p.sub) && (r.sub.fired != true || r.sub.level == p.act) && keyMatch(r.obj, p.obj + \"*\")",
     "r.sub == p.sub && r.obj == p.obj && r.act == p.act",
+    "r.act == p.act || g(r.sub, p.sub) && keyMatch2(r.obj, p.obj)",
     "r.sub == \"root\" || g(r.sub, p.sub) && r.obj == p.obj",
     "r.sub == \"root\" || keyMatch2(r.obj, p.obj) && (g(r.sub, p.sub) || p.sub == \"*\") && r.act == p.act",
     "keyMatch(r.obj, p.obj) && g(r.sub, p.sub)",

@@ -286,6 +286,12 @@ mod tests {
         Table::new(&[row], 1).unwrap()
     }
 
+    #[test]
+    fn a_line_break_is_for_the_regular_expression() {
+        assert_eq!(path_holds(Style::Colon, "/a/*", "/a/x\ny"), None);
+        assert_eq!(path_holds(Style::Colon, "/a/*", "/a/xy"), Some(true));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4000))]
 
